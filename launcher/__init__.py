@@ -1,0 +1,3 @@
+"""Distributed training with elastic GPU jobs."""
+
+__version__ = "0.1.0"

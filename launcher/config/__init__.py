@@ -1,0 +1,1 @@
+"""What a person writes: Hydra's composition turned into typed, validated data."""

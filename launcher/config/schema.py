@@ -1,0 +1,209 @@
+"""The configuration as typed data: one frozen dataclass for each group under configs/, cross-field checks in JobConfig.
+
+Nothing here imports Hydra. The docstring under a field is its documentation; units are in the name or there.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from launcher.core.errors import ConfigError
+from launcher.core.run_store import WorkerBounds
+
+NAME_PATTERN = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Component:
+    """Something that YAML chooses: a callable by its import path, and its keyword arguments."""
+
+    target: str
+    """Written `_target_`, for example models.resnet.ResNet."""
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    steps: int | None = None
+    """Optimizer steps in all; either this or `epochs`."""
+    epochs: float | None = None
+    """Passes over the training data: ceil(epochs x size / global_batch_size) steps."""
+    global_batch_size: int = 64
+    """Samples in one optimizer step, whatever the number of workers."""
+    micro_batch_size: int = 8
+    """Samples in one logical shard of the batch; a constant of the experiment. BatchNorm's statistics are per shard."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: forward passes under autocast; parameters and reductions stay fp32."""
+    grad_clip_norm: float | None = None
+    """Largest global norm of the gradient; null: no clipping."""
+    eval_every_steps: int | None = None
+    """Evaluate on the held-out split every so many steps; always at the end as well."""
+    log_every_steps: int = 10
+    """Training metrics are means over so many steps."""
+    fuse: Literal["auto", "on", "off"] = "auto"
+    """Several shards in one forward pass: auto decides by a trial at start-up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ElasticConfig:
+    exact: bool = False
+    """Bitwise the same parameters whatever the world size. Not there yet: refused."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResourcesConfig:
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """auto: CUDA where the worker has it, else the CPU."""
+    threads: int | None = None
+    """CPU threads of one worker; null: the cores of the machine shared among workers.max."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    every_steps: int | None = None
+    """Save every so many steps; always at the end and on stop as well."""
+    keep: int = 3
+    """Checkpoints that stay; older ones are deleted."""
+    init_from: str | None = None
+    """RUN or RUNS/RUN whose newest checkpoint gives the first weights (model only) of a new run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackendConfig:
+    name: str = "local"
+    """Where the job runs; local: a Ray on this machine, shared by all jobs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    name: Literal["wandb", "none"] = "wandb"
+    project: str = "launcher"
+    entity: str | None = None
+    mode: Literal["auto", "online", "offline"] = "auto"
+    """auto: online where a key is found (WANDB_API_KEY or a login), else offline."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodeConfig:
+    allow: tuple[str, ...] = ()
+    """Files that look like secrets and may travel with the code all the same, by their path."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobConfig:
+    name: str | None = None
+    """Name of the run, unique in `runs`; null: its id."""
+    runs: str = "./runs"
+    """Where runs are recorded: a folder, or s3://bucket/prefix."""
+    seed: int = 0
+    workers: WorkerBounds
+    """Written 2 or 1..4 (lower and upper bound; the target is the upper one)."""
+    gpu: int | None = None
+    """GPUs of one worker; null: one each where the machine has enough of them, else none."""
+    model: Component
+    data: Component
+    task: Component
+    optimizer: Component
+    scheduler: Component | None = None
+    trainer: TrainerConfig
+    elastic: ElasticConfig
+    resources: ResourcesConfig
+    checkpoint: CheckpointConfig
+    backend: BackendConfig
+    tracking: TrackingConfig
+    code: CodeConfig
+
+    def __post_init__(self) -> None:
+        self._check_name()
+        self._check_amounts()
+        self._check_batch()
+        self._check_workers()
+        if self.elastic.exact:
+            raise ConfigError("exact mode does not exist yet", where="elastic.exact", given="true", expected="false")
+        if self.resources.device == "cuda" and self.gpu == 0:
+            raise ConfigError(
+                "workers on CUDA need a GPU", where="gpu", given="0 with resources.device=cuda", expected="gpu=1, or resources.device=cpu"
+            )
+
+    def _check_name(self) -> None:
+        if self.name is not None and not NAME_PATTERN.fullmatch(self.name):
+            raise ConfigError(
+                "the name cannot be used",
+                where="name",
+                given=self.name,
+                expected="1 to 63 of a-z, 0-9, '-', '_' and '.', beginning and ending with a letter or digit",
+            )
+
+    def _check_amounts(self) -> None:
+        trainer, checkpoint = self.trainer, self.checkpoint
+        if (trainer.steps is None) == (trainer.epochs is None):
+            given = "neither" if trainer.steps is None else f"steps={trainer.steps} and epochs={trainer.epochs}"
+            raise ConfigError(
+                "the length of the training is not clear", where="trainer.steps, trainer.epochs", given=given, expected="one of the two"
+            )
+        amounts: list[tuple[str, float | None]] = [
+            ("trainer.steps", trainer.steps),
+            ("trainer.epochs", trainer.epochs),
+            ("trainer.global_batch_size", trainer.global_batch_size),
+            ("trainer.micro_batch_size", trainer.micro_batch_size),
+            ("trainer.grad_clip_norm", trainer.grad_clip_norm),
+            ("trainer.eval_every_steps", trainer.eval_every_steps),
+            ("trainer.log_every_steps", trainer.log_every_steps),
+            ("checkpoint.every_steps", checkpoint.every_steps),
+            ("checkpoint.keep", checkpoint.keep),
+            ("resources.threads", self.resources.threads),
+        ]
+        for key, amount in amounts:
+            if amount is not None and not amount > 0:
+                raise ConfigError("the value is too small", where=key, given=str(amount), expected="more than 0")
+        for key, count in (("seed", self.seed), ("gpu", self.gpu)):
+            if count is not None and count < 0:
+                raise ConfigError("the value is too small", where=key, given=str(count), expected="0 or more")
+
+    def _check_batch(self) -> None:
+        batch, micro = self.trainer.global_batch_size, self.trainer.micro_batch_size
+        if batch % micro:
+            divisors = ", ".join(str(number) for number in range(1, batch + 1) if batch % number == 0)
+            raise ConfigError(
+                "the global batch cannot be cut into equal shards",
+                where="trainer.micro_batch_size",
+                given=f"{micro}, with trainer.global_batch_size={batch}",
+                expected=f"a divisor of {batch}: {divisors}",
+            )
+
+    def _check_workers(self) -> None:
+        bounds = self.workers
+        if not 1 <= bounds.min <= bounds.max:
+            raise ConfigError(
+                "the bounds do not fit together",
+                where="workers",
+                given=f"{bounds.min}..{bounds.max}",
+                expected="1 <= min <= max, for example workers=2 or workers=1..4",
+            )
+        if bounds.max > self.shards:
+            batch, micro = self.trainer.global_batch_size, self.trainer.micro_batch_size
+            wanted = max((size for size in range(1, batch + 1) if batch % size == 0 and batch // size >= bounds.max), default=None)
+            way_out = (
+                f"trainer.micro_batch_size={wanted} or smaller, or a larger trainer.global_batch_size"
+                if wanted
+                else "a larger trainer.global_batch_size"
+            )
+            raise ConfigError(
+                "there are more workers than shards of the batch",
+                where="workers",
+                given=f"{bounds.max} workers, {self.shards} shards (global_batch_size {batch} / micro_batch_size {micro})",
+                expected=f"at most {self.shards} workers",
+                next=f"set {way_out}",
+            )
+
+    @property
+    def shards(self) -> int:
+        """V: the number of logical shards that the batch of a step is cut into."""
+        return self.trainer.global_batch_size // self.trainer.micro_batch_size
+
+    @property
+    def fused_shards(self) -> int:
+        """Shards in one forward pass at the most: one pass a step at full size, and the same shape at smaller ones."""
+        return -(-self.shards // self.workers.max)

@@ -1,0 +1,227 @@
+"""The keys of one run, the documents under them that have no domain, and the lineage of terms.
+
+RUNS/RUN_ID/
+    spec-1.json                 immutable
+    code/SHA256.zip             the user's code
+    desired/REVISION.json       what people want; created, never changed
+    terms/T.json, T-base.json   a controller's time in office and what it builds on; created, never changed
+    status/T.json               overwritten by that term's controller only
+    events/T-SEQ.jsonl          and metrics/, logs/ alike: append-only, in segments
+    checkpoints/STEP-T.json     manifests
+    blobs/SHA256                chunks
+    trash/ID.json               what is about to be deleted
+RUNS/names/NAME.json            which run has the name; its creation, last of a submit, is what makes a run exist
+
+Numbers in keys are zero-padded to 12 digits, so that listing sorts them.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from launcher.core.store import KeyMissing, ObjectStore
+from launcher.core.types import JsonObject, RunId, Step, Term
+
+STATUS_INTERVAL_S = 2.0
+LEASE_S = 10.0
+Stream = Literal["events", "metrics", "logs"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerBounds:
+    min: int
+    max: int
+    target: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Desired:
+    """One revision of what people want of a run."""
+
+    revision: int
+    state: Literal["running", "stopped"]
+    spec: int
+    """Number of the spec in force."""
+    workers: WorkerBounds
+    by: str
+    at: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TermBase:
+    """What a term builds on: the work of `from_term` up to a step, taken from a checkpoint or from living workers."""
+
+    from_term: Term | None
+    checkpoint_step: Step | None
+    adopted_step: Step | None
+
+    @property
+    def start(self) -> Step:
+        """Training in this term starts from the state after this many steps."""
+        return self.adopted_step if self.adopted_step is not None else self.checkpoint_step or Step(0)
+
+
+@dataclass(frozen=True)
+class LineageEntry:
+    """Steps start < step <= end of a term belong to the run; `end` None means: all of them."""
+
+    term: Term
+    start: Step
+    end: Step | None
+
+    def holds(self, step: int) -> bool:
+        return self.start < step and (self.end is None or step <= self.end)
+
+
+def padded(number: int) -> str:
+    return f"{number:012d}"
+
+
+def encode(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, separators=(",", ":"), sort_keys=True, allow_nan=False).encode()
+
+
+def lineage(bases: Mapping[Term, TermBase]) -> list[LineageEntry]:
+    """The chain of terms that the run consists of, oldest first.
+
+    Follows `from_term` down from the highest term that has a base. Where a later term started from an earlier step
+    than an older one reached, the older one is cut there, and so is everything below it.
+    """
+    chain: list[LineageEntry] = []
+    term: Term | None = max(bases, default=None)
+    cut: Step | None = None
+    while term is not None and term in bases:
+        base = bases[term]
+        chain.append(LineageEntry(term, base.start, cut))
+        cut = base.start if cut is None else min(cut, base.start)
+        term = base.from_term if base.from_term is not None and base.from_term < term else None
+    return chain[::-1]
+
+
+def in_lineage(chain: Iterable[LineageEntry], term: int, step: int) -> bool:
+    """Whether what `term` did up to and including `step` belongs to the run. A checkpoint taken at a term's own start does too."""
+    return any(entry.term == term and step >= entry.start and (entry.end is None or step <= entry.end) for entry in chain)
+
+
+class RunStore:
+    """One run's part of a store: keys and documents, no decisions."""
+
+    def __init__(self, store: ObjectStore, run_id: RunId) -> None:
+        self.store = store
+        self.run_id = run_id
+
+    def key(self, path: str) -> str:
+        return f"{self.run_id}/{path}"
+
+    @property
+    def uri(self) -> str:
+        return f"{self.store.uri.rstrip('/')}/{self.run_id}"
+
+    # documents
+
+    def read(self, path: str) -> JsonObject | None:
+        try:
+            document: JsonObject = json.loads(self.store.get(self.key(path)))
+        except KeyMissing:
+            return None
+        return document
+
+    def claim(self, path: str, document: Mapping[str, Any]) -> bool:
+        """Create a document once; True for the one winner, also when the answer to its write was lost."""
+        signed = {**document, "nonce": secrets.token_hex(8)}
+        if self.store.create(self.key(path), encode(signed)):
+            return True
+        existing = self.read(path)
+        return existing is not None and existing.get("nonce") == signed["nonce"]
+
+    def names(self, folder: str) -> list[str]:
+        """Names of the objects directly or deeper under a folder of the run, relative to the folder, sorted."""
+        prefix = self.key(folder) + "/"
+        return [item.key.removeprefix(prefix) for item in self.store.list(self.key(folder))]
+
+    # spec and wishes
+
+    def spec(self, number: int) -> JsonObject | None:
+        return self.read(f"spec-{number}.json")
+
+    def desired(self) -> Desired | None:
+        """The newest wish, or None."""
+        names = self.names("desired")
+        return self._desired_at(names[-1]) if names else None
+
+    def _desired_at(self, name: str) -> Desired:
+        document: Any = self.read(f"desired/{name}")
+        return Desired(
+            revision=int(name.removesuffix(".json")),
+            state=document["state"],
+            spec=document["spec"],
+            workers=WorkerBounds(**document["workers"]),
+            by=document["by"],
+            at=document["at"],
+        )
+
+    def wish(self, wanted: Desired) -> bool:
+        """Record a wish under its revision; False when somebody was faster (read again, decide again)."""
+        document = asdict(wanted)
+        del document["revision"]
+        return self.claim(f"desired/{padded(wanted.revision)}.json", document)
+
+    # terms
+
+    def terms(self) -> tuple[Term, dict[Term, TermBase]]:
+        """The highest claimed term (0 when none) and the bases of all terms that have one."""
+        highest = 0
+        bases: dict[Term, TermBase] = {}
+        for name in self.names("terms"):
+            number = int(name[:12])
+            highest = max(highest, number)
+            if name.endswith("-base.json"):
+                document: Any = self.read(f"terms/{name}")
+                bases[Term(number)] = TermBase(
+                    from_term=document["from_term"],
+                    checkpoint_step=document["checkpoint_step"],
+                    adopted_step=document["adopted_step"],
+                )
+        return Term(highest), bases
+
+    def highest_term(self) -> Term:
+        names = self.names("terms")
+        return Term(int(names[-1][:12]) if names else 0)
+
+    def claim_term(self, holder: str, started_at: str) -> Term:
+        """Take the next free term. The claim alone makes nothing visible: create the base after looking."""
+        term = self.highest_term()
+        while True:
+            term = Term(term + 1)
+            if self.claim(f"terms/{padded(term)}.json", {"holder": holder, "started_at": started_at}):
+                return term
+
+    def create_base(self, term: Term, base: TermBase) -> bool:
+        return self.claim(f"terms/{padded(term)}-base.json", asdict(base))
+
+    # status
+
+    def status(self, term: Term) -> JsonObject | None:
+        return self.read(f"status/{padded(term)}.json")
+
+    def put_status(self, term: Term, document: Mapping[str, Any]) -> None:
+        self.store.put(self.key(f"status/{padded(term)}.json"), encode(document))
+
+    # segments
+
+    def put_segment(self, stream: Stream, term: Term, sequence: int, records: Iterable[Mapping[str, Any]]) -> None:
+        """Write one segment; the same segment may be written again with the same content after a lost answer."""
+        self.store.put(
+            self.key(f"{stream}/{padded(term)}-{padded(sequence)}.jsonl"), b"".join(encode(record) + b"\n" for record in records)
+        )
+
+    def segments(self, stream: Stream) -> list[tuple[Term, int, str]]:
+        """(term, sequence, name) of every segment of a stream, in order."""
+        return [(Term(int(name[:12])), int(name[13:25]), name) for name in self.names(stream)]
+
+    def segment(self, stream: Stream, name: str) -> list[JsonObject]:
+        return [json.loads(line) for line in self.store.get(self.key(f"{stream}/{name}")).splitlines()]

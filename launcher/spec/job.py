@@ -1,0 +1,53 @@
+"""JobSpec: everything that a machine needs to run a job, frozen, versioned, the same JSON on every backend."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from launcher.config.parse import dump_config, parse_config
+from launcher.config.schema import JobConfig
+from launcher.core.errors import ConfigError
+from launcher.core.types import JsonObject, RunId
+
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodeRef:
+    """The user's code: an archive in the run store, and where it came from."""
+
+    digest: str
+    """SHA-256 over sorted path, mode and content."""
+    git_commit: str | None = None
+    git_dirty: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSpec:
+    run_id: RunId
+    name: str
+    number: int = 1
+    """1 for the submit; `resume` with overrides adds the next."""
+    config: JobConfig
+    code: CodeRef
+    versions: dict[str, str]
+    """Of python, launcher, torch, ray as the submitting machine has them."""
+    submitted_at: str
+    version: int = VERSION
+
+    def to_json(self) -> JsonObject:
+        document = {**asdict(self), "config": dump_config(self.config)}
+        return document
+
+    @classmethod
+    def from_json(cls, document: Any) -> JobSpec:
+        if document.get("version") != VERSION:
+            raise ConfigError(
+                "the job was written by another version of launcher",
+                where="spec",
+                given=f"version {document.get('version')}",
+                expected=f"version {VERSION}",
+                next="use the launcher that submitted it",
+            )
+        return cls(**{**document, "config": parse_config(document["config"]), "code": CodeRef(**document["code"])})
