@@ -15,5 +15,5 @@ Step = NewType("Step", int)
 SampleIndex = NewType("SampleIndex", int)
 """Position in the endless stream of samples (docs/architecture.md)."""
 
-Json: TypeAlias = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
 JsonObject: TypeAlias = dict[str, Json]

@@ -37,8 +37,7 @@ class JobSpec:
     version: int = VERSION
 
     def to_json(self) -> JsonObject:
-        document = {**asdict(self), "config": dump_config(self.config)}
-        return document
+        return {**asdict(self), "config": dump_config(self.config)}
 
     @classmethod
     def from_json(cls, document: Any) -> JobSpec:
