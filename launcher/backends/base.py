@@ -1,0 +1,80 @@
+"""What a place to run must offer. The verbs work on the run store; a backend only starts, ends and explains."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from launcher.core.errors import ConfigError, nearest
+from launcher.core.run_store import RunStore
+from launcher.spec.job import JobSpec
+
+BACKENDS = {"local": "launcher.backends.local:LocalBackend"}
+"""Modules by name, as text: a backend's third parties are imported when it is chosen."""
+
+
+class Owner(Enum):
+    """Whether something still works on a run, as far as can be known from here without waiting."""
+
+    ALIVE = "alive"
+    GONE = "gone"
+    """Certainly nothing: whoever sees this may close the run."""
+    UNKNOWN = "unknown"
+    """It was started from another machine: watch whether its status changes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Whether a job fits now, and how."""
+
+    fits: bool
+    workers: int
+    """As many as could start now, between 0 and workers.max."""
+    device: str
+    gpu_per_worker: int
+    where: str
+    """The place in words: host name and what it has."""
+    reason: str = ""
+    """Why it does not fit, or what is to be known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dashboard:
+    url: str
+    token_file: str
+    """Where the token that the page asks for lies on this machine; "" where there is none."""
+
+
+class Backend(Protocol):
+    def place(self, spec: JobSpec) -> Placement:
+        """Whether it fits now; touches nothing."""
+        ...
+
+    def launch(self, spec: JobSpec, run: RunStore) -> None:
+        """Start what keeps a controller alive for a run whose record is written. Returns at once.
+
+        Raises InfrastructureError when it cannot be started; then nothing of it remains.
+        """
+        ...
+
+    def owner(self, run: RunStore) -> Owner: ...
+
+    def reason_pending(self, run: RunStore) -> str:
+        """Why no controller is in office yet, for a person; "" when nothing is known."""
+        ...
+
+    def remove(self, run: RunStore) -> str:
+        """End what remains of a run without a controller; says what could not be ended, or ""."""
+        ...
+
+    def dashboard(self, run: RunStore) -> Dashboard | None: ...
+
+
+def open_backend(name: str) -> Backend:
+    if name not in BACKENDS:
+        raise ConfigError(f"there is no backend {name}", where="backend.name", given=name, expected=nearest(name, BACKENDS))
+    module, _, attribute = BACKENDS[name].partition(":")
+    backend: Backend = getattr(importlib.import_module(module), attribute)()
+    return backend

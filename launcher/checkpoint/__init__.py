@@ -1,0 +1,1 @@
+"""Checkpoints: chunks under their digests, JSON state, and the manifest whose creation is the commit."""

@@ -1,0 +1,1 @@
+"""The shell's surface: verbs, tables, progress."""

@@ -1,0 +1,1 @@
+"""The notebook's surface: submit, attach, Run."""
