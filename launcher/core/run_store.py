@@ -49,6 +49,8 @@ class Desired:
     workers: WorkerBounds
     by: str
     at: str
+    resumes: Term | None = None
+    """The ended term that this wish, and those after it, ask to go on from: until a higher term is in office, the run is pending again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +164,7 @@ class RunStore:
             workers=WorkerBounds(**document["workers"]),
             by=document["by"],
             at=document["at"],
+            resumes=document.get("resumes"),
         )
 
     def wish(self, wanted: Desired) -> bool:
@@ -197,8 +200,12 @@ class RunStore:
         term = self.highest_term()
         while True:
             term = Term(term + 1)
-            if self.claim(f"terms/{padded(term)}.json", {"holder": holder, "started_at": started_at}):
+            if self.claim_just(term, holder, started_at):
                 return term
+
+    def claim_just(self, term: Term, holder: str, started_at: str) -> bool:
+        """Take this term and no other; False when somebody has it: what the claim was to rest on has changed, look again."""
+        return self.claim(f"terms/{padded(term)}.json", {"holder": holder, "started_at": started_at})
 
     def create_base(self, term: Term, base: TermBase) -> bool:
         return self.claim(f"terms/{padded(term)}-base.json", asdict(base))
