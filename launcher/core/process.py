@@ -1,0 +1,70 @@
+"""Which process is meant: a pid alone may be given to another one later, so the start time goes with it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from launcher.core.types import JsonObject
+
+
+@dataclass(frozen=True)
+class ProcessRef:
+    pid: int
+    started: str
+    """Start time as the system tells it; comparable on this machine until it restarts."""
+    boot: str
+
+    def to_json(self) -> JsonObject:
+        document: JsonObject = asdict(self)
+        return document
+
+    @classmethod
+    def from_json(cls, document: Any) -> ProcessRef:
+        return cls(document["pid"], document["started"], document["boot"])
+
+    @classmethod
+    def of(cls, pid: int) -> ProcessRef:
+        return cls(pid, _start_time(pid) or "", _boot_id())
+
+    def alive(self) -> bool:
+        """Whether exactly this process runs (a zombie does not)."""
+        return self.boot == _boot_id() and _start_time(self.pid) == self.started != ""
+
+    def end(self, *, grace_s: float) -> bool:
+        """SIGTERM, then SIGKILL after the grace; True when the process is gone."""
+        for sign, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 5.0)):
+            if not self.alive():
+                return True
+            try:
+                os.kill(self.pid, sign)
+            except ProcessLookupError:
+                return True
+            deadline = time.monotonic() + wait_s
+            while self.alive() and time.monotonic() < deadline:
+                time.sleep(0.05)
+        return not self.alive()
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return subprocess.run(["sysctl", "-n", "kern.boottime"], capture_output=True, text=True, check=False).stdout.strip()
+
+
+def _start_time(pid: int) -> str | None:
+    """None when there is no such process, or only its remains."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        if Path("/proc/self/stat").exists():
+            return None
+        answer = subprocess.run(["ps", "-o", "state=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout.strip()
+        return answer[1:].strip() if answer and not answer.startswith("Z") else None
+    return fields[19] if fields[0] not in ("Z", "X") else None
