@@ -6,12 +6,15 @@ workers has the same chunks as one written by eight, and a tensor that did not c
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from launcher.core.errors import CheckpointCorrupt, JobFailed, UserCodeError
+from launcher.core.errors import CheckpointAbandoned, CheckpointCorrupt, UserCodeError
+from launcher.core.run_store import encode
 from launcher.core.types import Generation, Json, JsonObject, Rank, RunId, Step, Term, WorldSize
 
 VERSION = 1
@@ -100,6 +103,16 @@ def plan_chunks(tensors: Sequence[TensorMeta], max_bytes: int = MAX_CHUNK_BYTES)
     return tuple(chunks)
 
 
+def piece_key(name: str, start: int) -> str:
+    """The key of a piece inside its chunk: a chunk says by itself what it holds."""
+    return f"{start}:{name}"
+
+
+def parse_piece_key(key: str) -> tuple[str, int]:
+    start, _, name = key.partition(":")
+    return name, int(start)
+
+
 def element_bytes(name: str, dtype: str) -> int:
     if dtype not in ELEMENT_BYTES:
         raise UserCodeError(
@@ -136,6 +149,7 @@ class CheckpointPart:
     chunks: tuple[ChunkRef, ...]
     tensors: tuple[TensorMeta, ...] | None = None
     state: JsonObject | None = None
+    """Everything that is not a tensor."""
 
     def to_json(self) -> JsonObject:
         """Strict JSON; a number in the state that is not finite is written as {"__float__": "inf"}."""
@@ -171,12 +185,13 @@ class CheckpointManifest:
     created_at: str
 
     def to_json(self) -> JsonObject:
-        """Strict JSON; a number in the state that is not finite is written as {"__float__": "inf"}."""
-        return {**_json_fields(self), "state": _strict(self.state)}
+        """Strict JSON with a digest of itself; a number in the state that is not finite is written as {"__float__": "inf"}."""
+        document = {**_json_fields(self), "state": _strict(self.state)}
+        return {**document, "digest": _self_digest(document)}
 
     @classmethod
     def from_json(cls, document: Any) -> CheckpointManifest:
-        """Raises CheckpointCorrupt for another version, or where something is missing or of the wrong kind."""
+        """Raises CheckpointCorrupt for another version, and where the content is not what the digest in it says."""
         version = document.get("version") if isinstance(document, Mapping) else None
         if version != VERSION:
             raise CheckpointCorrupt(
@@ -185,11 +200,11 @@ class CheckpointManifest:
                 expected=f"version {VERSION}",
                 next="resume with the launcher that wrote it, or from another checkpoint",
             )
-        try:
-            values = {**document, "chunks": _chunks(document["chunks"]), "tensors": _tensors(document["tensors"])}
-            return cls(**{**values, "state": _plain(document["state"])})
-        except (KeyError, TypeError) as error:
-            raise CheckpointCorrupt("the manifest of a checkpoint is damaged", given=f"{type(error).__name__}: {error}") from error
+        written = {item.name: document.get(item.name) for item in fields(cls)}
+        if _self_digest(written) != document.get("digest"):
+            raise CheckpointCorrupt("the manifest of a checkpoint is damaged", given="content that does not fit its digest")
+        values = {"chunks": _chunks(written["chunks"]), "tensors": _tensors(written["tensors"]), "state": _plain(written["state"])}
+        return cls(**{**written, **values})
 
 
 def assemble(
@@ -197,17 +212,17 @@ def assemble(
 ) -> CheckpointManifest:
     """The manifest of the parts of one step, one of each rank of one generation.
 
-    Raises JobFailed when parts are missing or doubled, come from different steps or generations, or do not make a whole:
+    Raises CheckpointAbandoned when parts are missing or doubled, come from different steps or generations, or do not make a whole:
     then nothing is committed and the checkpoint is saved again.
     """
     ordered = sorted(parts, key=lambda part: part.rank)
     if not ordered:
-        raise JobFailed("a checkpoint has no parts")
+        raise CheckpointAbandoned("a checkpoint has no parts")
     first = ordered[0]
     for part in ordered:
         same = (part.step, part.generation, part.world_size, part.chunk_count)
         if same != (first.step, first.generation, first.world_size, first.chunk_count):
-            raise JobFailed(
+            raise CheckpointAbandoned(
                 "the parts of a checkpoint do not belong together",
                 where=f"step {first.step}, ranks {first.rank} and {part.rank}",
                 given=f"step {part.step}, generation {part.generation}, {part.world_size} workers, {part.chunk_count} chunks",
@@ -225,7 +240,7 @@ def assemble(
     elif first.tensors is None or first.state is None:
         incomplete = "no tensors and state from rank 0"
     if incomplete or first.tensors is None or first.state is None:
-        raise JobFailed(
+        raise CheckpointAbandoned(
             "a checkpoint is not whole",
             where=f"step {first.step}",
             given=incomplete,
@@ -251,6 +266,11 @@ def _json_fields(record: CheckpointPart | CheckpointManifest) -> dict[str, Any]:
     document["chunks"] = [asdict(chunk) for chunk in record.chunks]
     document["tensors"] = None if record.tensors is None else [{**asdict(item), "shape": list(item.shape)} for item in record.tensors]
     return document
+
+
+def _self_digest(document: Mapping[str, Any]) -> str:
+    # Encoded twice, because keys that are numbers sort in another order once they are text.
+    return hashlib.sha256(encode(json.loads(encode(document)))).hexdigest()
 
 
 def _chunks(documents: Any) -> tuple[ChunkRef, ...]:

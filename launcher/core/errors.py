@@ -14,6 +14,7 @@ LauncherError
     ├── UserCodeError           correct the model, data or task code (the traceback is the user's)
     ├── TrainingDiverged        the loss is not a number: change the optimisation, resume from the last good checkpoint
     ├── CheckpointCorrupt       resume from an older checkpoint
+    ├── CheckpointAbandoned     nothing: it was not committed, and is saved again at the next step
     └── WorkerLost              resume
 """
 
@@ -102,6 +103,10 @@ class TrainingDiverged(JobFailed):
 
 
 class CheckpointCorrupt(JobFailed):
+    pass
+
+
+class CheckpointAbandoned(JobFailed):
     pass
 
 

@@ -74,6 +74,8 @@ class LineageEntry:
     term: Term
     start: Step
     end: Step | None
+    checkpoint_step: Step | None = None
+    """The checkpoint, of an earlier term, that the term's base names; it is never deleted."""
 
     def holds(self, step: int) -> bool:
         return self.start < step and (self.end is None or step <= self.end)
@@ -98,7 +100,7 @@ def lineage(bases: Mapping[Term, TermBase]) -> list[LineageEntry]:
     cut: Step | None = None
     while term is not None and term in bases:
         base = bases[term]
-        chain.append(LineageEntry(term, base.start, cut))
+        chain.append(LineageEntry(term, base.start, cut, base.checkpoint_step))
         cut = base.start if cut is None else min(cut, base.start)
         term = base.from_term if base.from_term is not None and base.from_term < term else None
     return chain[::-1]

@@ -1,0 +1,137 @@
+"""Two-phase deletion of checkpoints: name them in the trash, wait, look again, delete.
+
+The wait of two lease times is for whoever took office or began to read before the names were in the trash. A controller
+that took office since then ends the deletion: the next one finds the entry, waits by its own clock and goes on. Manifests
+go first and the entry last, so that after a kill at any point no manifest names a chunk that is gone, and nothing that was
+named is forgotten.
+
+Where the guarantee stops: a process that is frozen between its last look at the terms and a request to delete may, when it
+wakes, delete a chunk that was stored again in the meantime. Loading then finds it missing and falls back.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from launcher.checkpoint.catalog import (
+    CheckpointInfo,
+    all_checkpoints,
+    list_checkpoints,
+    named_digests,
+    pinned,
+    read_trash,
+)
+from launcher.checkpoint.chunks import blob_key
+from launcher.checkpoint.retention import expired, protected
+from launcher.core.clock import Clock
+from launcher.core.run_store import LEASE_S, RunStore, lineage, padded
+from launcher.core.types import Term
+
+WAIT_S = 2 * LEASE_S
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrashEntry:
+    id: str
+    manifests: tuple[str, ...]
+    """Keys, relative to the run."""
+    blobs: tuple[str, ...]
+    """Digests that, when the entry was written, no other checkpoint named."""
+
+    @property
+    def key(self) -> str:
+        return f"trash/{self.id}.json"
+
+
+class Deletion:
+    """Deletes a run's checkpoints on behalf of the controller of one term.
+
+    Call `name` after a commit and `collect` now and then, from one thread, and neither while chunks are being uploaded
+    whose digests are not handed in as `in_flight`.
+    """
+
+    def __init__(self, run: RunStore, term: Term, clock: Clock) -> None:
+        self._run = run
+        self._term = term
+        self._clock = clock
+        self._first_seen: dict[str, float] = {}
+
+    def name(self, *, keep: int, newest_whole: CheckpointInfo, in_flight: Collection[str] = ()) -> TrashEntry | None:
+        """Phase one: name what retention lets go in a new entry of the trash; None when that is nothing."""
+        if self._fenced():
+            return None
+        _, bases = self._run.terms()
+        trash = read_trash(self._run)
+        everything = [info for info in all_checkpoints(self._run) if info.key not in trash.manifests]
+        going = expired(
+            everything,
+            list_checkpoints(self._run, lineage(bases)),
+            keep=keep,
+            bases=bases,
+            pins=pinned(self._run),
+            newest_whole=newest_whole,
+        )
+        if not going:
+            return None
+        blobs = self._digests(going) - self._digests(set(everything) - set(going)) - frozenset(in_flight)
+        entry = TrashEntry(
+            id=f"{padded(self._term)}-{secrets.token_hex(6)}",
+            manifests=tuple(info.key for info in going),
+            blobs=tuple(sorted(blobs)),
+        )
+        self._run.claim(entry.key, {"term": self._term, "manifests": list(entry.manifests), "blobs": list(entry.blobs)})
+        self._first_seen[entry.id] = self._clock.monotonic()
+        return entry
+
+    def collect(self, *, in_flight: Collection[str] = ()) -> list[TrashEntry]:
+        """Phase two, for every entry that was first seen two lease times ago, also another term's; returns those done.
+
+        What a base, a pin or a remaining manifest names by now, or is in flight, stays and leaves the trash.
+        """
+        done: list[TrashEntry] = []
+        for entry in self._entries():
+            first_seen = self._first_seen.setdefault(entry.id, self._clock.monotonic())
+            if self._clock.monotonic() - first_seen < WAIT_S:
+                continue
+            if not self._delete(entry, frozenset(in_flight)):
+                break
+            done.append(entry)
+        return done
+
+    def _delete(self, entry: TrashEntry, in_flight: frozenset[str]) -> bool:
+        """False when a higher term was claimed: then nothing more may be deleted."""
+        looked_at = self._clock.monotonic()
+        if self._fenced():
+            return False
+        _, bases = self._run.terms()
+        present = all_checkpoints(self._run)
+        named = {info for info in present if info.key in entry.manifests}
+        going = named - protected(named, bases=bases, pins=pinned(self._run))
+        blobs = frozenset(entry.blobs) - self._digests(set(present) - going) - in_flight
+        keys = [*sorted(info.key for info in going), *(blob_key(digest) for digest in sorted(blobs)), entry.key]
+        for key in keys:
+            if self._clock.monotonic() - looked_at >= LEASE_S:
+                looked_at = self._clock.monotonic()
+                if self._fenced():
+                    return False
+            self._run.store.delete([self._run.key(key)])
+        return True
+
+    def _fenced(self) -> bool:
+        return self._run.highest_term() > self._term
+
+    def _digests(self, checkpoints: Collection[CheckpointInfo]) -> frozenset[str]:
+        return frozenset().union(*(named_digests(self._run, info) for info in checkpoints))
+
+    def _entries(self) -> list[TrashEntry]:
+        found: list[TrashEntry] = []
+        for name in self._run.names("trash"):
+            document: Any = self._run.read(f"trash/{name}")
+            if document is not None:
+                found.append(
+                    TrashEntry(id=name.removesuffix(".json"), manifests=tuple(document["manifests"]), blobs=tuple(document["blobs"]))
+                )
+        return found
