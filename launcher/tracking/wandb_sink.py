@@ -54,17 +54,17 @@ def start(message: dict[str, Any], answer: Any) -> Any:
     import wandb
 
     os.makedirs(message["folder"], exist_ok=True)
-    mode, why = message["mode"], ""
-    if mode == "auto":
-        mode = "online" if wandb.login(prompt=False) else "offline"
-        why = "" if mode == "online" else "no key was found (WANDB_API_KEY, or `wandb login`); "
-    try:
-        run = _init(wandb, message, mode)
-    except Exception as error:  # whatever W&B raises, its data must not be lost
-        if mode == "offline":
-            raise
-        why, mode = f"W&B could not be reached ({_first_line(error)}); ", "offline"
-        run = _init(wandb, message, mode)
+    run, why = None, ""
+    if message["mode"] != "offline":
+        try:
+            if message["mode"] == "online" or wandb.login(prompt=False):
+                run = _init(wandb, message, "online")
+            else:
+                why = "no key was found (WANDB_API_KEY, or `wandb login`); "
+        except Exception as error:  # noqa: BLE001  whatever W&B raises, what the job tells must be kept
+            why = f"it could not be reached ({_first_line(error)}); "
+    mode = "offline" if run is None else "online"
+    run = run or _init(wandb, message, mode)
     # W&B refuses a step lower than its last; with a step of our own, a run that goes on at an older checkpoint still shows.
     run.define_metric("step")
     run.define_metric("*", step_metric="step")

@@ -127,16 +127,19 @@ def test_a_mode_that_is_set_asks_for_no_key(fake: Fake) -> None:
     assert [report["state"] for report in tracker.reports()] == ["started"]
 
 
-def test_offline_where_it_cannot_be_reached(fake: Fake) -> None:
+@pytest.mark.parametrize("failing", ["init", "login"])
+def test_offline_where_it_cannot_be_reached(fake: Fake, failing: str) -> None:
     fake.write(
-        """
-        def init(**options):
-            if options["mode"] == "online":
+        f"""
+        working = init
+        def {failing}(prompt=None, **options):
+            if options.get("mode") != "offline":
                 raise ConnectionError("no route to host")
-            return Run(**options)
+            return working(**options)
         """
     )
-    tracker = WandbProcess(run_of(fake.folder, mode="online"), finish_timeout_s=60)
+    fake.monkeypatch.setenv("WANDB_API_KEY", "k")
+    tracker = WandbProcess(run_of(fake.folder), finish_timeout_s=60)
     tracker.metrics(10, {"loss": 1.0})
     tracker.finish(0)
     (report,) = tracker.reports()
