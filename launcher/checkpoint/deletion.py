@@ -65,10 +65,11 @@ class Deletion:
             return None
         _, bases = self._run.terms()
         trash = read_trash(self._run)
-        everything = [info for info in all_checkpoints(self._run) if info.key not in trash.manifests]
+        belonging = list_checkpoints(self._run, lineage(bases))
+        everything = [info for info in all_checkpoints(self._run) if info in belonging or info.key not in trash.manifests]
         going = expired(
             everything,
-            list_checkpoints(self._run, lineage(bases)),
+            belonging,
             keep=keep,
             bases=bases,
             pins=pinned(self._run),
