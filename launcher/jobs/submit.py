@@ -1,0 +1,268 @@
+"""From a configuration to a run that exists and is started.
+
+Order matters: everything that can be refused is refused before the first write, the name is created last of the
+writes because it is what makes the run exist, and what failed is taken away again.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from platform import python_version
+from typing import TYPE_CHECKING, Any
+
+from launcher.backends.base import Backend, Placement, open_backend
+from launcher.checkpoint.catalog import list_checkpoints
+from launcher.config.parse import TARGET, dump_config
+from launcher.config.schema import JobConfig
+from launcher.config.shipped import shipped_folder
+from launcher.core.clock import Clock, SystemClock, timestamp
+from launcher.core.errors import CapacityError, ConfigError, InfrastructureError, NameTaken, RunNotFound, StoreUnavailable, nearest
+from launcher.core.run_store import Desired, RunStore, encode, lineage
+from launcher.core.store import is_local, local_path, open_store
+from launcher.core.types import JsonObject, RunId
+from launcher.jobs.refs import NAMES, NameRecord, RunRef, absolute_runs, find, free_name, person, read_name, take_name
+from launcher.spec.job import CodeRef, JobSpec
+
+if TYPE_CHECKING:
+    from launcher.spec.code import CodeArchive
+
+_ID_LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a submit would send, and whether it fits now."""
+
+    spec: JobSpec
+    placement: Placement
+    code_bytes: int
+    code_files: int
+
+    def to_json(self) -> JsonObject:
+        config, place = self.spec.config, self.placement
+        return {
+            "name": config.name,
+            "runs": config.runs,
+            "backend": config.backend.name,
+            "fits": place.fits,
+            "reason": place.reason,
+            "where": place.where,
+            "device": place.device,
+            "gpu_per_worker": place.gpu_per_worker,
+            "workers": {"min": config.workers.min, "max": config.workers.max, "target": config.workers.target, "now": place.workers},
+            "shards": config.shards,
+            "fused_shards": config.fused_shards,
+            "code": {
+                "digest": self.spec.code.digest,
+                "bytes": self.code_bytes,
+                "files": self.code_files,
+                "git_commit": self.spec.code.git_commit,
+                "git_dirty": self.spec.code.git_dirty,
+            },
+            "versions": dict(self.spec.versions),
+            "config": dump_config(config),
+        }
+
+
+def plan(config: JobConfig, *, folder: Path) -> Plan:
+    """What `submit` would do with the same words; touches nothing. Raises what submit would raise, but for a lack of room."""
+    config = _resolved(config)
+    spec = _spec(config, _run_id(config), _CodeUnknown, SystemClock())
+    placement = _place_or_reason(open_backend(config.backend.name), spec)
+    code = _archive(config, folder)
+    _refuse_taken(config)
+    code_ref = CodeRef(digest=code.digest, git_commit=code.git_commit, git_dirty=code.git_dirty)
+    return Plan(replace(spec, code=code_ref), placement, len(code.data), len(code.files))
+
+
+def submit(config: JobConfig, *, folder: Path, clock: Clock | None = None) -> RunRef:
+    """Record a run and start it; returns as soon as it is started. `folder` holds the user's code.
+
+    Raises CapacityError or BackendUnavailable where it cannot run, ConfigError for code that does not hold what the
+    configuration names, NameTaken, StoreUnavailable; then nothing of the run remains.
+    """
+    clock = clock or SystemClock()
+    config = _resolved(config)
+    run_id = _run_id(config)
+    backend = open_backend(config.backend.name)
+    placement = backend.place(_spec(config, run_id, _CodeUnknown, clock))
+    if not placement.fits:
+        raise CapacityError(
+            "the job does not fit",
+            where=placement.where,
+            given=f"workers={config.workers.min}..{config.workers.max}, gpu={config.gpu if config.gpu is not None else 'auto'}",
+            expected=placement.reason,
+            next="`launch plan` with the same words shows what would fit",
+        )
+    code = _archive(config, folder)
+    _refuse_taken(config)
+    code_ref = CodeRef(digest=code.digest, git_commit=code.git_commit, git_dirty=code.git_dirty)
+    spec = _spec(config, run_id, code_ref, clock)
+    fresh = is_local(config.runs) and not local_path(config.runs).exists()
+    run = RunStore(open_store(config.runs, create=True), run_id)
+    named = False
+    try:
+        _write(run, spec, code.data)
+        named = take_name(run.store, NameRecord(spec.name, run_id, spec.submitted_at))
+        if not named:
+            raise _taken(spec.name, config.runs)
+        backend.launch(spec, run)
+    except BaseException:
+        _discard(run, spec.name if named else None, whole=fresh)
+        raise
+    return RunRef(config.runs, run_id, spec.name)
+
+
+_CodeUnknown = CodeRef(digest="")
+
+
+def versions() -> dict[str, str]:
+    found = {"python": python_version()}
+    for package in ("launcher", "torch", "ray"):
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def _resolved(config: JobConfig) -> JobConfig:
+    """The same configuration where workers elsewhere read it: absolute places."""
+    runs = absolute_runs(config.runs)
+    init_from = config.checkpoint.init_from
+    if init_from is not None:
+        init_from = _init_from(init_from, runs)
+    return replace(config, runs=runs, checkpoint=replace(config.checkpoint, init_from=init_from))
+
+
+def _init_from(word: str, runs: str) -> str:
+    elsewhere, slash, name = word.rstrip("/").rpartition("/")
+    try:
+        ref = find(name, elsewhere if slash else runs)
+    except RunNotFound as error:
+        raise ConfigError(error.what, where="checkpoint.init_from", given=word, expected=error.expected, next=error.next) from error
+    run = ref.open()
+    if not list_checkpoints(run, lineage(run.terms()[1])):
+        raise ConfigError(
+            "the run to start from has no checkpoint", where="checkpoint.init_from", given=word, expected="a run that saved at least one"
+        )
+    return ref.uri
+
+
+def _run_id(config: JobConfig) -> RunId:
+    module = config.model.target.split(".")[-2]
+    stem = re.sub(r"[^a-z0-9]+", "-", module.lower()).strip("-")[:40] or "run"
+    return RunId(f"{stem}-{''.join(secrets.choice(_ID_LETTERS) for _ in range(6))}")
+
+
+def _spec(config: JobConfig, run_id: RunId, code: CodeRef, clock: Clock) -> JobSpec:
+    name = config.name or run_id
+    return JobSpec(
+        run_id=run_id, name=name, config=replace(config, name=name), code=code, versions=versions(), submitted_at=timestamp(clock.now())
+    )
+
+
+def _place_or_reason(backend: Backend, spec: JobSpec) -> Placement:
+    try:
+        return backend.place(spec)
+    except InfrastructureError as error:
+        reason = "; ".join(part for part in (error.what, error.given, error.expected, error.next) if part)
+        return Placement(
+            fits=False,
+            workers=0,
+            device=spec.config.resources.device,
+            gpu_per_worker=spec.config.gpu or 0,
+            where=error.where,
+            reason=reason,
+        )
+
+
+def _archive(config: JobConfig, folder: Path) -> CodeArchive:
+    from launcher.spec.code import archive
+
+    exclude = [local_path(config.runs)] if is_local(config.runs) else []
+    code = archive(folder, shipped_folder(), allow=config.code.allow, exclude=exclude)
+    _refuse_missing_modules(config, {str(name) for name in code.files}, folder)
+    return code
+
+
+def _refuse_missing_modules(config: JobConfig, files: set[str], folder: Path) -> None:
+    """Catches a mistyped module before anything starts; what lies inside the module only its import can tell."""
+    modules = {name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in files if name.endswith(".py")}
+    for key, target in _targets(config):
+        parts = target.split(".")
+        if parts[0] == "models" and not any(".".join(parts[:count]) in modules for count in range(2, len(parts))):
+            known = sorted(module for module in modules if module.startswith("models."))
+            raise ConfigError(
+                f"there is no module {'.'.join(parts[:-1])} in the code",
+                where=f"{key}.{TARGET}",
+                given=target,
+                expected=nearest(".".join(parts[:-1]), known) or "a file under models/",
+                next=f"the code is {folder} together with the models that come with launcher; is the file ignored by git?",
+            )
+
+
+def _targets(config: JobConfig) -> Iterator[tuple[str, str]]:
+    for key in ("model", "data", "task", "optimizer", "scheduler"):
+        component = getattr(config, key)
+        if component is not None:
+            yield key, component.target
+            yield from _nested(key, component.params)
+
+
+def _nested(key: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        if isinstance(value.get(TARGET), str):
+            yield key, value[TARGET]
+        for name, item in value.items():
+            yield from _nested(f"{key}.{name}", item)
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _nested(f"{key}.{index}", item)
+
+
+def _refuse_taken(config: JobConfig) -> None:
+    if config.name is not None and read_name(open_store(config.runs), config.name) is not None:
+        raise _taken(config.name, config.runs)
+
+
+def _taken(name: str, runs: str) -> NameTaken:
+    return NameTaken(
+        "another run has this name",
+        where=f"name, in {runs}",
+        given=name,
+        expected="a name that is free; without one the run is named by its id",
+        next=f"`launch status {name}` shows that run, `launch resume {name}` goes on with it",
+    )
+
+
+def _write(run: RunStore, spec: JobSpec, code: bytes) -> None:
+    run.store.put(run.key(f"code/{spec.code.digest}.zip"), code)
+    run.store.put(run.key(f"spec-{spec.number}.json"), encode(spec.to_json()))
+    run.wish(Desired(revision=1, state="running", spec=spec.number, workers=spec.config.workers, by=person(), at=spec.submitted_at))
+
+
+def _discard(run: RunStore, name: str | None, *, whole: bool) -> None:
+    """Take away what was written. `whole`: the folder of the runs itself was made for this run."""
+    with suppress(StoreUnavailable):  # the error that led here is the one to tell
+        if name is not None:
+            free_name(run.store, name)
+        run.store.delete([item.key for item in run.store.list(run.run_id)])
+    if is_local(run.store.uri):
+        place = local_path(run.store.uri)
+        _remove_empty(place / run.run_id)
+        if whole:
+            _remove_empty(place / NAMES)
+            _remove_empty(place)
+
+
+def _remove_empty(folder: Path) -> None:
+    """Stores have no folders, but a local one leaves them behind."""
+    nested = [path for path in folder.rglob("*") if path.is_dir()] if folder.is_dir() else []
+    for path in [*sorted(nested, reverse=True), folder]:
+        with suppress(OSError):
+            path.rmdir()
