@@ -98,8 +98,8 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
         options = get_args(hint)
-        if value is None and type(None) in options:
-            return None
+        if type(None) in options and (value is None or (Component in options and value == {TARGET: None})):
+            return None  # a group such as scheduler has a choice `none`, whose _target_ is null
         return _convert(next(option for option in options if option is not type(None)), value, key)
     if hint is WorkerBounds:
         return parse_workers(value, key)
