@@ -68,7 +68,7 @@ def compose(overrides: Sequence[str], *, folder: Path, verb_config: str = "train
         return _typed(document, words, sources)
 
 
-def run_application(arguments: Sequence[str], *, folder: Path, verb_config: str = "train") -> list[JobConfig]:
+def run_application(arguments: Sequence[str], *, folder: Path, verb: str = "train", verb_config: str = "train") -> list[JobConfig]:
     """Run Hydra on a command line: the configurations it describes (several with -m), or none where a flag only printed something.
 
     Nothing is returned before all are valid. Raises ConfigError. Prints what Hydra prints; writes no file.
@@ -88,7 +88,7 @@ def run_application(arguments: Sequence[str], *, folder: Path, verb_config: str 
         if flags.config_path and "://" not in flags.config_path:
             argv += ["--config-path", str(_absolute(flags.config_path, folder))]
         jobs: list[_Job] = []
-        with _explained(sources), _hydra_settings(verb_config), shipped_on_path():
+        with _explained(sources), _hydra_settings(verb), shipped_on_path():
             run = hydra.main(version_base=VERSION_BASE, config_path=str(main_folder(folder)), config_name=verb_config)
             _run([*argv, "--", *words], lambda: run(lambda composed: jobs.append(_job(composed)))())
         configs = []

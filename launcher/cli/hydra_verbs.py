@@ -1,0 +1,124 @@
+"""The verbs that take a configuration, `train` and `plan`: Hydra applications with a few options of our own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+import click
+
+from launcher.core.errors import ConfigError, UsageError, nearest
+
+if TYPE_CHECKING:
+    from launcher.config.schema import JobConfig
+
+OUTPUTS = ("text", "json")
+
+
+@dataclass(frozen=True)
+class VerbOptions:
+    """What a command line says to launcher, and what is left of it for Hydra."""
+
+    rest: tuple[str, ...] = ()
+    detach: bool = False
+    output: Literal["text", "json"] = "text"
+
+
+def read_options(arguments: Sequence[str]) -> VerbOptions:
+    """Take our own options out of a command line, wherever they stand; what follows `--` is left alone. Raises UsageError."""
+    options, rest = VerbOptions(), list[str]()
+    remaining = list(arguments)
+    while remaining:
+        argument = remaining.pop(0)
+        name, equals, value = argument.partition("=")
+        if argument == "--":
+            rest += remaining
+            break
+        if argument in ("-d", "--detach"):
+            options = replace(options, detach=True)
+        elif name in ("-o", "--output"):
+            form = value if equals else remaining.pop(0) if remaining else ""
+            options = replace(options, output=_output(form, name))
+        elif argument in ("-ojson", "-otext"):
+            options = replace(options, output=_output(argument[2:], "-o"))
+        else:
+            rest.append(argument)
+    return replace(options, rest=tuple(rest))
+
+
+def _output(form: str, name: str) -> Literal["text", "json"]:
+    if form not in OUTPUTS:
+        raise UsageError("no such form of output", where=f"{name} (command line)", given=form or "nothing", expected=nearest(form, OUTPUTS))
+    return cast(Literal["text", "json"], form)
+
+
+class HydraVerb(click.Command):
+    """A verb whose command line belongs to Hydra: click only passes it on."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.params = {"arguments": tuple(args)}
+        return []
+
+
+@click.command(cls=HydraVerb)
+def train(arguments: tuple[str, ...]) -> int:
+    """Start a job and show it until it ends, or with -d until it is started."""
+    options = read_options(arguments)
+    configs = _configurations("train", options)
+    if not configs:
+        return 0
+    _refuse_one_name_twice(configs)
+    from launcher import jobs
+    from launcher.cli import watch
+
+    codes = []
+    for config in configs:
+        ref = jobs.submit(config, folder=Path.cwd())
+        code = watch.submitted(ref, output=options.output) if options.detach else watch.follow(ref, output=options.output)
+        codes.append(int(code))
+        if codes[-1] == 130:
+            break  # the person who is watching has had enough: start nothing more
+    return max(codes)
+
+
+@click.command(cls=HydraVerb)
+def plan(arguments: tuple[str, ...]) -> int:
+    """Show what `train` with the same words would submit; touch nothing."""
+    options = read_options(arguments)
+    if options.detach:
+        raise UsageError("a plan starts nothing that could be left alone", where="--detach (command line)", next="leave it out")
+    configs = _configurations("plan", options)
+    for config in configs:
+        from launcher import jobs
+
+        planned = jobs.plan(config, folder=Path.cwd())
+        if options.output == "json":
+            click.echo(json.dumps(planned.to_json(), allow_nan=False))
+        else:
+            from launcher.cli.render import plan_text
+            from launcher.cli.screen import colour_wanted
+
+            stream = click.get_text_stream("stdout")
+            click.echo(plan_text(planned), file=stream, color=colour_wanted(stream))
+    return 0
+
+
+def _configurations(verb: str, options: VerbOptions) -> list[JobConfig]:
+    from launcher.config.load import run_application
+
+    return run_application(options.rest, folder=Path.cwd(), verb=verb)
+
+
+def _refuse_one_name_twice(configs: Sequence[JobConfig]) -> None:
+    name = configs[0].name
+    if len(configs) > 1 and name is not None and [config.name for config in configs].count(name) > 1:
+        raise ConfigError(
+            "several jobs cannot have one name",
+            where="name",
+            given=name,
+            expected="a name for each, or none",
+            next="leave name out, or make it of what differs: name='${trainer.precision}-${seed}'",
+        )
