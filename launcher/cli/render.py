@@ -15,7 +15,7 @@ from launcher.jobs.refs import RunRef, absolute_runs, default_runs
 from launcher.spec.status import JobState, RunStatus
 
 if TYPE_CHECKING:
-    from launcher.jobs.submit import Plan
+    from launcher.jobs.submitting import Plan
 
 COLOURS = {
     JobState.SUCCEEDED: "green",
@@ -28,6 +28,8 @@ COLOURS = {
     JobState.RESIZING: "cyan",
     JobState.RUNNING: "blue",
 }
+STAMP = ("time", "term", "generation", "step", "kind")
+"""When and where an event happened; the rest of the record are its facts."""
 _LABEL = 12
 
 
@@ -101,8 +103,7 @@ def progress_line(status: RunStatus, eta_s: float | None = None) -> str:
 
 def event_line(record: JsonObject) -> str:
     """time, where it happened and what: facts as key=value."""
-    facts: Any = record.get("facts") or {}
-    said = facts.get("text") or " ".join(f"{key}={_fact(value)}" for key, value in facts.items())
+    said = " ".join(f"{key}={_fact(value)}" for key, value in record.items() if key not in STAMP)
     place = f"[term {record.get('term', '?')} generation {record.get('generation', '?')} step {record.get('step', '?')}]"
     return f"{clock_time(str(record.get('time', '')))}  {click.style(place, dim=True)}  {record.get('kind', '?')}  {said}".rstrip()
 

@@ -1,12 +1,11 @@
 """The use cases that the shell and the notebook share. No torch, no Ray, no Hydra until a use case needs one."""
 
-from launcher.jobs.dashboard import dashboard
-from launcher.jobs.observe import list_runs, status, watch
+from launcher.jobs.observe import dashboard, list_runs, status, watch
 from launcher.jobs.records import events, logs, metrics
 from launcher.jobs.refs import RunRef, default_runs, find
-from launcher.jobs.resume import resume
-from launcher.jobs.stop import stop
-from launcher.jobs.submit import Plan, plan, submit
+from launcher.jobs.resuming import resume
+from launcher.jobs.stopping import stop
+from launcher.jobs.submitting import Plan, plan, submit
 
 __all__ = [
     "Plan",

@@ -63,14 +63,15 @@ def _final(
 
 
 def _event(final: RunStatus, clock: Clock) -> JsonObject:
-    facts: JsonObject = {"state": final.state.value, "reason": final.reason, "by": person()}
     return {
         "time": timestamp(clock.now()),
         "term": final.term,
         "generation": final.generation,
         "step": final.step,
         "kind": "ended",
-        "facts": facts,
+        "state": final.state.value,
+        "reason": final.reason,
+        "by": person(),
     }
 
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from launcher.backends.base import Backend, open_backend
+from launcher.backends.base import Backend, Dashboard, open_backend
 from launcher.core.clock import Clock, SystemClock
-from launcher.core.errors import LauncherError, RunStateError
+from launcher.core.errors import BackendUnavailable, LauncherError, RunStateError
 from launcher.core.run_store import RunStore, WorkerBounds
 from launcher.core.store import open_store
 from launcher.jobs.closing import close
@@ -160,3 +160,17 @@ def watch(ref: RunRef, *, interval_s: float = 0.5, clock: Clock | None = None) -
         if status.state.terminal:
             return
         clock.sleep(interval_s)
+
+
+def dashboard(ref: RunRef) -> Dashboard:
+    """Where the pages of a run are served. Raises BackendUnavailable while none is up."""
+    run = ref.open()
+    page = backend_of(run).dashboard(run)
+    if page is None:
+        raise BackendUnavailable(
+            "no dashboard is up for this run",
+            where=ref.uri,
+            expected="it is up while jobs run here, and a while after",
+            next=f"`launch status {ref.name}`, `launch logs {ref.name}` and `launch events {ref.name}` read the record",
+        )
+    return page

@@ -39,8 +39,9 @@ class Reader:
                 continue  # not visible yet, or never: look at it again next time
             self._seen.add(name)
             for record in self._run.segment(self._stream, name):
-                if entry is None or _belongs(entry, record):
-                    yield record
+                kept = record if entry is None else within(entry, record)
+                if kept is not None:
+                    yield kept
 
     def newest(self, wanted: int, chosen: Callable[[JsonObject], bool]) -> list[JsonObject]:
         """The last `wanted` chosen records of all there are, read from the end; `new` goes on after them."""
@@ -53,9 +54,17 @@ class Reader:
         return list(found)
 
 
-def _belongs(entry: LineageEntry, record: JsonObject) -> bool:
+def within(entry: LineageEntry, record: JsonObject) -> JsonObject | None:
+    """What of a record of this term belongs to the run: all, nothing, or of a range of steps those up to the cut."""
     step: Any = record.get("step")
-    return entry.end is None or not isinstance(step, int) or step <= entry.end or record.get("kind") in _STAYS
+    if entry.end is None or not isinstance(step, int) or step <= entry.end or record.get("kind") in _STAYS:
+        return record
+    first: Any = record.get("first")
+    if record.get("kind") != "steps" or first > entry.end:
+        return None
+    samples: Any = record["samples"]
+    batch = (samples[1] - samples[0]) // (step - first + 1)
+    return {**record, "step": entry.end, "last": entry.end, "samples": [samples[0], entry.end * batch]}
 
 
 def events(ref: RunRef, *, follow: bool = False, clock: Clock | None = None) -> Iterator[JsonObject]:

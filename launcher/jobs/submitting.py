@@ -241,7 +241,9 @@ def _taken(name: str, runs: str) -> NameTaken:
 
 
 def _write(run: RunStore, spec: JobSpec, code: bytes) -> None:
-    run.store.put(run.key(f"code/{spec.code.digest}.zip"), code)
+    from launcher.spec.code import code_key
+
+    run.store.put(run.key(code_key(spec.code.digest)), code)
     run.store.put(run.key(f"spec-{spec.number}.json"), encode(spec.to_json()))
     run.wish(Desired(revision=1, state="running", spec=spec.number, workers=spec.config.workers, by=person(), at=spec.submitted_at))
 

@@ -1,0 +1,183 @@
+"""The verbs about runs that exist: ls, status, logs, events, stop, resume, dashboard.
+
+`-o json` prints one JSON value on stdout, and one object a line for logs and events, whose end may never come. The
+exit code of `status` says whether the question could be answered, not how the run fares: that is in its exit_code.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import click
+
+from launcher import jobs
+from launcher.cli import render
+from launcher.cli.screen import colour_wanted
+from launcher.core.types import JsonObject
+from launcher.jobs.refs import RunRef
+from launcher.spec.status import RunStatus
+
+_AGES = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _options(function: Callable[..., int | None]) -> Callable[..., None]:
+    """--runs and -o, which every verb has; the body says how the command ends by returning an exit code or None."""
+
+    def run(context: click.Context, /, runs: str | None, **given: Any) -> None:
+        code = function(runs=runs or jobs.default_runs(), **given)
+        if code:
+            context.exit(int(code))
+
+    run.__doc__ = function.__doc__
+    run.__name__ = function.__name__
+    place = click.option("--runs", metavar="URI", default=None, help="Where runs are recorded (default: LAUNCHER_RUNS, else ./runs).")
+    kind = click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="json: JSON alone on stdout.")
+    return place(kind(click.pass_context(run)))
+
+
+@click.command()
+@_options
+def ls(runs: str, output: str) -> None:
+    """List all runs, newest first."""
+    statuses = jobs.list_runs(runs)
+    if output == "json":
+        _json([status.to_json() for status in statuses])
+    elif statuses:
+        _echo(render.runs_table(statuses))
+    else:
+        click.echo(f"no runs in {runs}", err=True)
+
+
+@click.command()
+@click.argument("run")
+@_options
+def status(run: str, runs: str, output: str) -> None:
+    """Show how RUN fares (its name, its id, or the beginning of either)."""
+    ref = jobs.find(run, runs)
+    _show(jobs.status(ref), ref, output)
+
+
+@click.command()
+@click.argument("run")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until the run has ended.")
+@click.option("--rank", type=click.IntRange(min=0), default=None, help="Of the worker of this rank alone.")
+@click.option("--since", metavar="TIME", default=None, help="Not before 30s, 10m, 2h or 1d ago, or an ISO time.")
+@click.option("--tail", type=click.IntRange(min=0), default=None, help="The last so many lines.")
+@_options
+def logs(run: str, follow: bool, rank: int | None, since: str | None, tail: int | None, runs: str, output: str) -> None:
+    """Print what the workers of RUN printed."""
+    moment = parse_since(since, datetime.now(UTC)) if since is not None else None
+    ref = jobs.find(run, runs)
+    _stream(jobs.logs(ref, follow=follow, rank=rank, since=moment, tail=tail), output, render.log_line)
+
+
+@click.command()
+@click.argument("run")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until the run has ended.")
+@_options
+def events(run: str, follow: bool, runs: str, output: str) -> None:
+    """Print the timeline of RUN."""
+    ref = jobs.find(run, runs)
+    _stream(jobs.events(ref, follow=follow), output, render.event_line)
+
+
+@click.command()
+@click.argument("run")
+@click.option("--no-wait", is_flag=True, help="Do not wait until it has stopped.")
+@_options
+def stop(run: str, no_wait: bool, runs: str, output: str) -> None:
+    """Save a checkpoint and end RUN; no error if it has ended already."""
+    ref = jobs.find(run, runs)
+    now = jobs.stop(ref)
+    if not now.state.terminal and not no_wait:
+        click.echo(f"{ref.name} is asked to stop; waiting", err=True)
+        now = deque(jobs.watch(ref), maxlen=1)[0]
+    if output == "json":
+        _json(now.to_json())
+    elif not now.state.terminal:
+        _echo(f"{ref.name} is asked to stop: {render.state_word(now.state)}")
+    else:
+        _echo(
+            f"{ref.name} has ended: {render.state_word(now.state)} at step {render.steps(now)}"
+            + (f"\n  {now.reason}" if now.reason else "")
+        )
+
+
+@click.command()
+@click.argument("run")
+@click.argument("overrides", nargs=-1)
+@click.option("-d", "--detach", is_flag=True, help="Return as soon as it is started.")
+@_options
+def resume(run: str, overrides: tuple[str, ...], detach: bool, runs: str, output: str) -> int:
+    """Go on with RUN at its newest whole checkpoint; OVERRIDES such as trainer.epochs=20 lengthen it."""
+    from launcher.cli import watch
+
+    ref = jobs.resume(jobs.find(run, runs), overrides)
+    kind: Any = output
+    return watch.submitted(ref, output=kind) if detach else watch.follow(ref, output=kind, fresh=False)
+
+
+@click.command()
+@click.argument("run")
+@_options
+def dashboard(run: str, runs: str, output: str) -> None:
+    """Print the address of the dashboard of RUN, and where its token lies."""
+    page = jobs.dashboard(jobs.find(run, runs))
+    if output == "json":
+        _json({"url": page.url, "token_file": page.token_file})
+    else:
+        _echo(page.url + (f"\ntoken: {page.token_file}" if page.token_file else ""))
+
+
+def parse_since(text: str, now: datetime) -> datetime:
+    """A moment from an age such as 10m, or from ISO 8601 (local time where it names no zone)."""
+    if match := re.fullmatch(r"(\d+)([smhd])", text):
+        return now - timedelta(seconds=int(match[1]) * _AGES[match[2]])
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is neither an age such as 30s, 10m, 2h or 1d nor an ISO time", param_hint="--since") from None
+    return moment.astimezone(UTC)
+
+
+def run_names(incomplete: str, runs: str) -> list[str]:
+    """Names of runs that begin so, for completion; none where the place cannot be read."""
+    from launcher.core.errors import LauncherError
+    from launcher.core.store import open_store
+    from launcher.jobs.refs import NAMES
+
+    try:
+        keys = [item.key for item in open_store(runs).list(NAMES)]
+    except LauncherError:
+        return []
+    names = [key.removeprefix(f"{NAMES}/").removesuffix(".json") for key in keys]
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def _show(status: RunStatus, ref: RunRef, output: str) -> None:
+    if output == "json":
+        _json(status.to_json())
+    else:
+        _echo(render.status_text(status, ref))
+
+
+def _stream(records: Iterable[JsonObject], output: str, line: Callable[[JsonObject], str]) -> None:
+    for record in records:
+        if output == "json":
+            _json(record)
+        else:
+            _echo(line(record))
+
+
+def _json(value: Any) -> None:
+    click.echo(json.dumps(value, allow_nan=False))
+
+
+def _echo(text: str) -> None:
+    click.echo(text, color=colour_wanted(sys.stdout))

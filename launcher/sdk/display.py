@@ -1,0 +1,45 @@
+"""A run as a plain HTML table."""
+
+from __future__ import annotations
+
+from html import escape
+
+from launcher.jobs.refs import RunRef
+from launcher.spec.status import RunStatus
+
+
+def run_html(status: RunStatus | None, ref: RunRef, *, trouble: str = "") -> str:
+    """State, progress, figures and places; everything that came from outside is escaped."""
+    rows: list[tuple[str, str]] = [("run", f"<b>{escape(ref.name)}</b>")]
+    if trouble:
+        rows.append(("trouble", f"<pre>{escape(trouble)}</pre>"))
+    if status is not None:
+        rows += _rows(status)
+    rows.append(("record", f"<code>{escape(ref.uri)}</code>"))
+    cells = "".join(f"<tr><th style='text-align:left'>{label}</th><td style='text-align:left'>{value}</td></tr>" for label, value in rows)
+    return f"<table>{cells}</table>"
+
+
+def _rows(status: RunStatus) -> list[tuple[str, str]]:
+    rows = [("state", f"<b>{status.state.value}</b>")]
+    if status.reason:
+        rows.append(("reason", f"<pre>{escape(status.reason)}</pre>"))
+    rows.append(("step", _progress(status)))
+    if status.train_loss is not None:
+        rows.append(("loss", f"{status.train_loss:.4g}"))
+    rows += [(escape(name), f"{value:.4g}") for name, value in sorted(status.metrics.items())]
+    if status.samples_per_s is not None:
+        rows.append(("samples/s", f"{status.samples_per_s:,.0f}"))
+    rows.append(("workers", f"{status.world_size} of {status.workers.target}"))
+    if status.checkpoint is not None:
+        rows.append(("checkpoint", f"step {status.checkpoint.step} <code>{escape(status.checkpoint.uri)}</code>"))
+    if status.dashboard.startswith(("http://", "https://")):
+        address = escape(status.dashboard, quote=True)
+        rows.append(("dashboard", f"<a href='{address}' rel='noopener' target='_blank'>{address}</a>"))
+    return rows
+
+
+def _progress(status: RunStatus) -> str:
+    words = f"{status.step} of {status.total_steps}" if status.total_steps else str(status.step)
+    bar = f" <progress value='{status.step}' max='{status.total_steps}'></progress>" if status.total_steps else ""
+    return f"{words} (epoch {status.epoch:.2f}){bar}"
