@@ -1,0 +1,82 @@
+"""How far the run has come: rows of steps wait here until every member holds them; then they count."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from launcher.core.types import JsonObject, Step
+from launcher.runtime.office import Inheritance
+from launcher.spec.job import JobSpec
+from launcher.tracking.metrics import goodput
+
+RECENT_ROWS = 5
+
+
+@dataclass
+class Progress:
+    start: Step
+    """Steps up to this one were recorded by earlier terms."""
+    batch: int
+    seconds: float
+    """Spent in committed steps, of all terms."""
+    step: int
+    """Committed; what the ledger, the metrics and the status show."""
+    train_loss: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    _waiting: deque[tuple[int, JsonObject]] = field(default_factory=deque)
+    _taken: int = 0
+    _evaluated: int = -1
+    _recent: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=RECENT_ROWS))
+
+    @classmethod
+    def after(cls, left: Inheritance, start: Step, spec: JobSpec) -> Progress:
+        before = left.status
+        metrics = dict(before.metrics) if before else {}
+        loss = before.train_loss if before else None
+        batch = spec.config.trainer.global_batch_size
+        return cls(start=start, batch=batch, seconds=left.train_seconds, step=start, train_loss=loss, metrics=metrics, _taken=start)
+
+    def take(self, row: JsonObject) -> None:
+        """A row of applied steps from rank 0, after the one before; what was taken already is not taken twice."""
+        last = int(str(row["step"]))
+        if last > self._taken:
+            self._waiting.append((self._taken + 1, row))
+            self._taken = last
+
+    def committed(self, step: int) -> list[tuple[int, JsonObject]]:
+        """The rows, each with its first step, that are committed now that every member holds `step`."""
+        done = []
+        while self._waiting and int(str(self._waiting[0][1]["step"])) <= step:
+            first, row = self._waiting.popleft()
+            self._count(first, row)
+            done.append((first, row))
+        self.step = max(self.step, step)
+        return done
+
+    def evaluated(self, step: int, metrics: dict[str, float]) -> bool:
+        """False when this evaluation is known already."""
+        if step <= self._evaluated:
+            return False
+        self._evaluated = step
+        self.metrics = dict(metrics)
+        return True
+
+    def _count(self, first: int, row: JsonObject) -> None:
+        steps, seconds = int(str(row["step"])) - first + 1, row.get("seconds")
+        if isinstance(seconds, float):
+            self.seconds += seconds
+            self._recent.append((steps, seconds))
+        loss = row.get("loss")
+        self.train_loss = loss if isinstance(loss, float) else self.train_loss
+
+    @property
+    def samples_per_s(self) -> float | None:
+        """Over the newest rows."""
+        steps, seconds = sum(item[0] for item in self._recent), sum(item[1] for item in self._recent)
+        return round(steps * self.batch / seconds, 1) if seconds > 0 else None
+
+    def goodput(self, submitted_at: str, now: datetime) -> float | None:
+        share = goodput(self.seconds, (now - datetime.fromisoformat(submitted_at)).total_seconds())
+        return round(share, 4) if share is not None else None

@@ -1,0 +1,51 @@
+"""The one thread of a controller that writes to the run store, in the order in which it was asked to."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+from launcher.core.errors import LauncherError, StoreUnavailable
+from launcher.core.store import is_local
+
+REMOTE_PATIENCE_S = 120.0
+"""An object store that is away comes back; a full or read-only disk does not mend itself, and the job says so at once."""
+
+
+class StoreWriter:
+    def __init__(self, uri: str, failed: Callable[[LauncherError], None]) -> None:
+        self._patience_s = 0.0 if is_local(uri) else REMOTE_PATIENCE_S
+        self._failed = failed
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._serve, name="store-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, write: Callable[[], None]) -> None:
+        """Call `write` after all that was submitted before. It must be safe to repeat; StoreUnavailable repeats it for a while."""
+        self._work.put(write)
+
+    def finish(self, timeout_s: float) -> bool:
+        """Wait for what was submitted; True when all of it is written or given up."""
+        self._work.put(None)
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _serve(self) -> None:
+        while (write := self._work.get()) is not None:
+            deadline = time.monotonic() + self._patience_s
+            pause_s = 0.2
+            while True:
+                try:
+                    write()
+                    break
+                except StoreUnavailable as error:
+                    if time.monotonic() + pause_s > deadline:
+                        self._failed(error)
+                        break
+                    time.sleep(pause_s)
+                    pause_s = min(2 * pause_s, 5.0)
+                except LauncherError as error:
+                    self._failed(error)
+                    break

@@ -1,0 +1,42 @@
+"""Looks at the run store for what others write: new wishes, and a higher term."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from launcher.core.errors import StoreUnavailable
+from launcher.core.run_store import Desired, RunStore
+from launcher.core.types import Term
+
+INTERVAL_S = 1.0
+
+
+class Watcher:
+    def __init__(self, run: RunStore, term: Term, *, wished: Callable[[Desired], None], fenced: Callable[[], None]) -> None:
+        """Both are called on this watcher's thread."""
+        self.term = term
+        self._run, self._wished, self._fenced = run, wished, fenced
+        self._revision: int | None = None
+        self._ended = threading.Event()
+        threading.Thread(target=self._serve, name="watcher", daemon=True).start()
+
+    def stop(self) -> None:
+        self._ended.set()
+
+    def _serve(self) -> None:
+        while not self._ended.wait(INTERVAL_S):
+            try:
+                self._look()
+            except StoreUnavailable:
+                continue  # whoever writes says so; looking again is all there is to do here
+
+    def _look(self) -> None:
+        desired = self._run.desired()
+        if desired is not None and desired.revision != self._revision:
+            first, self._revision = self._revision is None, desired.revision
+            if not first or desired.state == "stopped":
+                self._wished(desired)
+        if self._run.highest_term() > self.term:
+            self._ended.set()
+            self._fenced()
