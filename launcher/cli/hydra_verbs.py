@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,7 +75,7 @@ def train(arguments: tuple[str, ...]) -> int:
     from launcher import jobs
     from launcher.cli import watch
 
-    codes = []
+    codes: list[int] = []
     for config in configs:
         ref = jobs.submit(config, folder=Path.cwd())
         code = watch.submitted(ref, output=options.output) if options.detach else watch.follow(ref, output=options.output)
@@ -101,8 +102,7 @@ def plan(arguments: tuple[str, ...]) -> int:
             from launcher.cli.render import plan_text
             from launcher.cli.screen import colour_wanted
 
-            stream = click.get_text_stream("stdout")
-            click.echo(plan_text(planned), file=stream, color=colour_wanted(stream))
+            click.echo(plan_text(planned), color=colour_wanted(sys.stdout))
     return 0
 
 

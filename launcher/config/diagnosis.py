@@ -56,13 +56,16 @@ def override_of(key: str, overrides: Iterable[str]) -> str | None:
 
 def located(error: LauncherError, overrides: Sequence[str], sources: Sources | None = None) -> ConfigError:
     """The same error, with the place of each key that it names: the command line, or the file that sets it."""
-    places = []
+    places = [at(key, overrides, sources) for key in error.where.split(", ") if key]
+    return ConfigError(error.what, where=", ".join(places), given=error.given, expected=error.expected, next=error.next)
+
+
+def at(key: str, overrides: Sequence[str], sources: Sources | None = None) -> str:
+    """A key and the place where its value comes from."""
     groups = sources.groups() if sources else []
     typed = [override for override in overrides if (word := read_word(override)) is None or word.key not in groups or "{" in override]
-    for key in error.where.split(", ") if error.where else []:
-        place = COMMAND_LINE if override_of(key, typed) else sources.file_of(key) if sources else ""
-        places.append(f"{key} ({place})" if place else key)
-    return ConfigError(error.what, where=", ".join(places), given=error.given, expected=error.expected, next=error.next)
+    place = COMMAND_LINE if override_of(key, typed) else sources.file_of(key) if sources else ""
+    return f"{key} ({place})" if place else key
 
 
 def in_job(error: ConfigError, number: int, total: int, overrides: Sequence[str]) -> ConfigError:
@@ -99,6 +102,10 @@ def unknown_key(key: str, override: str, sources: Sources) -> ConfigError:
     while parent and not sources.keys(parent):
         key, (parent, _, name) = parent, parent.rpartition(".")
     known = sources.keys(parent) if parent else [*sources.keys(""), *sources.groups()]
+    if name in known:
+        return ConfigError(
+            f"{key} is a value, with nothing under it", where=f"{key} ({COMMAND_LINE})", given=override, expected=f"{key}=value"
+        )
     advice = f"{file} has the keys of {parent}" if parent and (file := sources.file_of(parent)) else ""
     if parent.partition(".")[0] in OPEN_GROUPS and word.sign == "":
         advice += f"{'; ' if advice else ''}+{override} adds an argument"
@@ -157,10 +164,13 @@ def bad_yaml(file: str, line: int | None, problem: str) -> ConfigError:
     return ConfigError(f"the file is not valid YAML: {problem}", where=file if line is None else f"{file}, line {line}")
 
 
-def bad_value(key: str, problem: str, named_in: str, sources: Sources) -> ConfigError:
-    """A value that cannot be worked out, or does not go where it should: interpolations, missing values, a key under a number."""
-    place = named_in or sources.file_of(key)
-    return ConfigError(f"the value cannot be worked out: {problem}", where=f"{key} ({place})" if place else key)
+def bad_value(key: str, problem: str, overrides: Sequence[str], sources: Sources) -> ConfigError:
+    """A value that cannot be worked out, or does not go where it should: interpolations and missing values."""
+    return ConfigError(f"the value cannot be worked out: {problem}", where=at(key, overrides, sources))
+
+
+def forced_group(override: str) -> ConfigError:
+    return ConfigError("a group cannot be forced in", where=COMMAND_LINE, given=override, expected=override.lstrip("+"))
 
 
 def bad_flags(problem: str) -> ConfigError:

@@ -222,7 +222,8 @@ def _hydra_settings(verb: str) -> Iterator[None]:
 
 
 def _job(composed: DictConfig) -> _Job:
-    overrides = [str(override) for override in HydraConfig.get().overrides.task]
+    # Unresolved: an override may itself hold an interpolation, which means something in the configuration only.
+    overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)  # type: ignore[arg-type]
     try:
         return _Job(overrides, _plain(composed))
     except OmegaConfBaseException as error:
@@ -286,15 +287,15 @@ def _explain(error: BaseException, sources: HydraSources) -> ConfigError:
                 return diagnosis.not_a_choice(word.key, word.value or "", sources)
     if found := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '(.+?)'", text):
         return diagnosis.several_values(found[1])
-    if found := re.match(r"Could not override '([^']+)'", text):
-        key = found[1].partition("@")[0]
-        override = diagnosis.override_of(key, sources.overrides) or key
-        listed = "defaults list" in text
-        return diagnosis.unused_group(key, override) if listed else diagnosis.unknown_key(key, override, sources)
+    if text.startswith("force-add of config groups"):
+        return diagnosis.forced_group(text.partition("'")[2].rstrip("'"))
+    if text.startswith(("Only one of --run", "The --resolve flag")):
+        return diagnosis.bad_flags(text)
+    if found := re.match(r"Could not (?:override|delete(?: from config\.)?) '([^']+)'", text):
+        return _explain_key(found[1], "defaults list" in text, sources)
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-        by_hand = diagnosis.override_of(cause.full_key, sources.overrides) is not None
-        return diagnosis.bad_value(cause.full_key, _first_line(cause.msg or cause), diagnosis.COMMAND_LINE if by_hand else "", sources)
+        return diagnosis.bad_value(cause.full_key, _first_line(cause.msg or cause), sources.overrides, sources)
     file = getattr(error, "filename", None)
     return diagnosis.anything_else(_first_line(text) or type(error).__name__, diagnosis.shown(file, sources.folder) if file else "")
 
@@ -311,9 +312,17 @@ def _explain_missing(error: MissingConfigException, sources: HydraSources) -> Co
     if not named:
         return diagnosis.anything_else(" ".join(str(error).split()), f"--config-path ({diagnosis.COMMAND_LINE})")
     group, _, choice = named.rpartition("/")
-    parent = re.match(r"In '([^']+)'", str(error))
-    by_hand = any((word := read_word(override)) and word.key == group and word.value == choice for override in sources.overrides)
-    named_in = diagnosis.COMMAND_LINE if by_hand or not parent else sources.file_of_config(parent[1])
+    by_hand = any(
+        (word := read_word(override)) and word.key == group and choice in (word.value or "").split(",") for override in sources.overrides
+    )
+    named_in = diagnosis.COMMAND_LINE if by_hand else sources.file_naming(group, choice)
     if not group:
         return diagnosis.unknown_config(named, named_in or diagnosis.COMMAND_LINE, sources)
     return diagnosis.unknown_choice(group, choice, named_in, sources)
+
+
+def _explain_key(key: str, listed: bool, sources: HydraSources) -> ConfigError:
+    override = next((override for override in sources.overrides if override.partition("=")[0].lstrip("~") == key), key)
+    if listed:
+        return diagnosis.unused_group(key, override)
+    return diagnosis.unknown_key(key, override, sources)

@@ -184,6 +184,17 @@ class HydraSources:
                 return shown(f"{loaded.path.removeprefix('file://')}/{path}.yaml", self.folder)
         return ""
 
+    def file_naming(self, group: str, choice: str) -> str:
+        """The file whose defaults list asks for a choice; "" where there is none."""
+        chosen = [f"{word.key}/{word.value}" for override in self._sound_choices() if (word := read_word(override))]
+        for path in (*chosen, self.name):
+            with contextlib.suppress(*COMPOSITION_ERRORS):
+                loaded = self.loader.repository.load_config(path)
+                for item in (loaded.defaults_list if loaded else None) or []:
+                    if str(getattr(item, "group", "") or "").strip("/") == group and getattr(item, "value", None) == choice:
+                        return self.file_of_config(path)
+        return ""
+
     def _file_with(self, path: str, package: str, key: str) -> str:
         if package and key != package and not key.startswith(f"{package}."):
             return ""
