@@ -1,0 +1,73 @@
+# Two commands are all that a newcomer needs: `make train` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+S3 := .cache/bin/versitygw
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help setup train check format test test-unit test-distributed test-ray test-storage bench clean
+.DEFAULT_GOAL := help
+
+help: ## Say what there is to make
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
+
+setup: $(READY) ## Create .venv with everything pinned in constraints.txt
+
+$(READY): constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@# uv installs several times faster; pip does where uv cannot be had. Both check every hash.
+	@awk '/^uv==/ {on = 1} on {print} on && !/\\$$/ {exit}' constraints.txt > $(VENV)/uv.txt
+	@uv=$$(command -v uv || true); \
+	if [ -z "$$uv" ] && $(BIN)/python -m pip install -q --no-deps --require-hashes -r $(VENV)/uv.txt; then uv=$(BIN)/uv; fi; \
+	if [ -n "$$uv" ]; then \
+	  "$$uv" pip install -q --python $(BIN)/python --require-hashes -r constraints.txt && \
+	  "$$uv" pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .; \
+	else \
+	  $(BIN)/python -m pip install -q --require-hashes -r constraints.txt && \
+	  $(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .; \
+	fi
+	@touch $@
+
+train: $(READY) ## Train ResNet-18 on the handwritten digits: the main job, on this machine
+	$(BIN)/launch train +model=resnet
+
+check: $(READY) ## Format, lint, types, import layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY) ## Format and mend what can be mended without a person
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: test-unit test-distributed test-storage test-ray ## All levels that need no cluster
+
+test-unit: $(READY) ## Nothing real: seconds
+	$(PYTEST) -m unit
+
+test-distributed: $(READY) ## Several processes, torch.distributed over Gloo
+	$(PYTEST) -m distributed
+
+test-storage: $(READY) $(S3) ## A local folder and a real S3 server
+	$(PYTEST) -m storage
+
+test-ray: $(READY) $(S3) ## A real local Ray, whole jobs
+	$(PYTEST) -m ray
+
+$(S3): tests/storage/versitygw/go.mod tests/storage/versitygw/go.sum | $(READY)
+	@$(BIN)/python -m tests.support.s3 build
+
+constraints.txt: pyproject.toml
+	@if [ -x $(BIN)/uv ]; then \
+	  $(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 --all-extras --no-header --no-annotate -o $@ pyproject.toml; \
+	else touch $@; fi
+
+bench: $(READY) ## Measure against the peers (an hour or more)
+	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.throughput
+
+clean: ## Remove what was built
+	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
