@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from launcher.core.errors import ConfigError, UsageError, nearest
 if TYPE_CHECKING:
     from launcher.config.schema import JobConfig
 
+SHELLS = ("bash", "zsh", "fish")
 OUTPUTS = ("text", "json")
 
 
@@ -107,6 +109,8 @@ def plan(arguments: tuple[str, ...]) -> int:
 
 
 def _configurations(verb: str, options: VerbOptions) -> list[JobConfig]:
+    if {"-sc", "--shell-completion"} & set(options.rest) and _complete(verb, options.rest):
+        return []
     from launcher.config.load import run_application
 
     return run_application(options.rest, folder=Path.cwd(), verb=verb)
@@ -122,3 +126,20 @@ def _refuse_one_name_twice(configs: Sequence[JobConfig]) -> None:
             expected="a name for each, or none",
             next="leave name out, or make it of what differs: name='${trainer.precision}-${seed}'",
         )
+
+
+def _complete(verb: str, arguments: Sequence[str]) -> bool:
+    """Answer Hydra's completion flag where Hydra would lose the verb: its script, and the line that its script asks about."""
+    asked = dict(argument.partition("=")[::2] for argument in arguments)
+    if asked.get("install") in SHELLS:
+        from launcher.cli.completion import SCRIPTS
+
+        click.echo(SCRIPTS[asked["install"]], nl=False)
+        return True
+    if "query" in asked:
+        from launcher.cli.completion import candidates
+
+        line = os.environ.get("COMP_LINE", "")
+        click.echo(" ".join(candidates(line if line.split()[1:2] == [verb] else f"launch {verb} {line.partition(' ')[2]}")))
+        return True
+    return False

@@ -36,7 +36,7 @@ from omegaconf.errors import OmegaConfBaseException
 from launcher.config import diagnosis
 from launcher.config.application import HYDRA_CHOICES, hydra_nodes
 from launcher.config.overrides import read_word, settle_length
-from launcher.config.parse import dump_config, parse_config
+from launcher.config.parse import dump_config, parse_config, values_of
 from launcher.config.schema import JobConfig
 from launcher.config.sources import COMPOSITION_ERRORS, HydraSources, main_folder, shipped_on_path
 from launcher.core.errors import ConfigError, nearest
@@ -109,7 +109,9 @@ def complete(arguments: Sequence[str], word: str, *, folder: Path, verb_config: 
             found = DefaultCompletionPlugin(sources.loader)._query(config_name=verb_config, line=" ".join([*words, word]))
         except (*COMPOSITION_ERRORS, SystemExit):
             return []
-    return [item for item in found if not item.lstrip("+~").startswith("hydra") or word.lstrip("+~").startswith("hydra")]
+    key, equals, start = word.partition("=")
+    found += [f"{key}={value}" for value in values_of(key.lstrip("+")) if equals and value.startswith(start)]
+    return sorted({item for item in found if word.lstrip("+~").startswith("hydra") or not item.lstrip("+~").startswith("hydra")})
 
 
 def apply_overrides(config: JobConfig, overrides: Sequence[str]) -> JobConfig:
@@ -223,7 +225,7 @@ def _hydra_settings(verb: str) -> Iterator[None]:
 
 def _job(composed: DictConfig) -> _Job:
     # Unresolved: an override may itself hold an interpolation, which means something in the configuration only.
-    overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)  # type: ignore[arg-type]
+    overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
     try:
         return _Job(overrides, _plain(composed))
     except OmegaConfBaseException as error:

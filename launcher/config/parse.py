@@ -50,6 +50,16 @@ def parse_workers(value: Any, key: str = "workers") -> WorkerBounds:
     raise ConfigError("the value does not fit", where=key, given=repr(value), expected="a number such as 2, or bounds such as 1..4")
 
 
+def values_of(key: str) -> tuple[str, ...]:
+    """The values that a dotted key may have, where they can be counted; () elsewhere."""
+    hint: Any = JobConfig
+    for part in key.split("."):
+        hint = _hints(hint).get(part) if is_dataclass(hint) else None
+    if hint is bool:
+        return ("true", "false")
+    return get_args(hint) if get_origin(hint) is Literal else ()
+
+
 def _component(value: Any, key: str) -> Component:
     if not isinstance(value, Mapping):
         raise ConfigError("the value does not fit", where=key, given=repr(value), expected=f"a mapping with {TARGET} and its arguments")
