@@ -201,8 +201,8 @@ class LinkClient:
                 self._socket.sendall(_frame(message))
         except OSError:
             self._end()
-            return
-        self._socket.close()
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # closing alone would wait for the thread that receives
 
     def _receive_all(self) -> None:
         try:
@@ -212,6 +212,7 @@ class LinkClient:
                 self._heard(message)
         except (OSError, EOFError):
             self._end()
+        self._socket.close()
 
     def _end(self) -> None:
         if not self._ended.is_set():

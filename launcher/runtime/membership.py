@@ -217,7 +217,7 @@ def decide(group: Group, event: Event) -> Decision:
         case Ended(outcome=outcome):
             return _finish(_with(group, event.worker, replace(member, outcome=outcome)))
         case Failed(reason=reason, exit_code=exit_code):
-            return _end(group, JobState.FAILED, reason, exit_code)
+            return _break_off(group, reason, exit_code)
         case Lost(reason=reason):
             return _lost(group, member, reason)
 
@@ -254,7 +254,12 @@ def _lost(group: Group, member: Member, reason: str) -> Decision:
     if member.outcome is not None:
         return group, ()  # it had done its part
     resume = "`launch resume` goes on at the newest checkpoint"
-    return _end(group, JobState.FAILED, f"{reason}; {resume}", ExitCode.JOB_FAILED)
+    return _break_off(group, f"{reason}; {resume}", ExitCode.JOB_FAILED)
+
+
+def _break_off(group: Group, reason: str, exit_code: ExitCode) -> Decision:
+    ended, end = _end(group, JobState.FAILED, reason, exit_code)
+    return ended, (Leave(), *end)
 
 
 def _finish(group: Group) -> Decision:
@@ -269,5 +274,4 @@ def _finish(group: Group) -> Decision:
 
 
 def _end(group: Group, state: JobState, reason: str, exit_code: ExitCode) -> Decision:
-    leave: tuple[Action, ...] = (Leave(),) if group.phase is Phase.TRAINING and state is JobState.FAILED else ()
-    return replace(group, phase=Phase.ENDED), (*leave, End(state, reason, exit_code))
+    return replace(group, phase=Phase.ENDED), (End(state, reason, exit_code),)

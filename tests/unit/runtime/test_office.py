@@ -1,0 +1,100 @@
+"""What a new controller finds, and what it builds on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from launcher.core.run_store import RunStore, TermBase
+from launcher.core.store import open_store
+from launcher.core.types import JsonObject, RunId, Step, Term, WorkerId
+from launcher.runtime.link_store import LinkStore, Rendezvous
+from launcher.runtime.office import base_on_checkpoint, base_on_workers, inherit, whole_group
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunStore:
+    return RunStore(open_store(str(tmp_path), create=True), RunId("r"))
+
+
+def worker(name: str, rank: int, **facts: object) -> JsonObject:
+    known: dict[str, object] = {"worker": name, "rank": rank, "phase": "training", "generation": 3, "world_size": 2, "applied": 10}
+    return {**known, **facts}  # type: ignore[dict-item]
+
+
+def test_a_whole_generation_is_recognised() -> None:
+    whole = whole_group([worker("w0", 1, applied=11), worker("w1", 0)])
+    assert whole is not None
+    generation, members = whole
+    assert generation == 3
+    assert {name: (member.rank, member.applied) for name, member in members.items()} == {"w0": (1, 11), "w1": (0, 10)}
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        worker("w1", 1, generation=2),
+        worker("w1", 0),
+        worker("w1", 1, phase="broken"),
+        worker("w1", 1, world_size=3),
+    ],
+)
+def test_a_group_with_a_gap_is_not_adopted(second: JsonObject) -> None:
+    assert whole_group([worker("w0", 0), second]) is None
+
+
+def test_no_workers_are_no_group() -> None:
+    assert whole_group([]) is None
+
+
+def test_a_new_run_begins_at_nothing(run: RunStore) -> None:
+    left = inherit(run)
+    assert (left.term, left.reached, left.recorded, left.checkpoints) == (None, 0, 0, ())
+    assert base_on_checkpoint(left, None) == TermBase(from_term=None, checkpoint_step=None, adopted_step=None)
+
+
+def test_the_ledger_of_the_lineage_is_inherited_and_a_rolled_back_term_is_cut(run: RunStore) -> None:
+    run.create_base(Term(1), TermBase(from_term=None, checkpoint_step=None, adopted_step=None))
+    run.put_segment("metrics", Term(1), 1, [{"step": 10, "seconds": 1.0}, {"step": 20, "seconds": 1.0}])
+    assert (inherit(run).recorded, inherit(run).train_seconds) == (20, 2.0)
+    assert base_on_workers(inherit(run)) == TermBase(from_term=Term(1), checkpoint_step=None, adopted_step=Step(20))
+    run.create_base(Term(2), TermBase(from_term=Term(1), checkpoint_step=Step(10), adopted_step=None))
+    left = inherit(run)
+    assert (left.term, left.recorded, left.train_seconds) == (2, 10, 1.0)
+
+
+def test_a_term_without_a_base_is_skipped(run: RunStore) -> None:
+    run.create_base(Term(1), TermBase(from_term=None, checkpoint_step=None, adopted_step=None))
+    run.claim_term("somebody", "now")
+    run.claim_term("somebody", "now")
+    assert inherit(run).term == 1
+    assert run.highest_term() == 3
+
+
+def test_values_reach_those_who_wait_and_no_other_generation() -> None:
+    rendezvous = Rendezvous()
+    ask = {"kind": "get", "generation": 1, "key": "0", "value": ""}
+    tell = {"kind": "set", "generation": 1, "key": "0", "value": "eA=="}
+    assert rendezvous.heard(WorkerId("w1"), {**ask, "generation": 2}) == []
+    assert rendezvous.heard(WorkerId("w1"), ask) == []
+    answers = rendezvous.heard(WorkerId("w0"), tell)
+    assert [(worker, answer["value"]) for worker, answer in answers] == [("w1", "eA==")]
+    assert rendezvous.heard(WorkerId("w2"), ask)[0][0] == "w2"
+
+
+def test_a_value_is_asked_for_once_and_repeated_to_a_new_controller() -> None:
+    said: list[JsonObject] = []
+    store = LinkStore(4, said.append)
+    store.set("a", b"1")
+    with pytest.raises(TimeoutError, match="generation 4"):
+        store.get("b", timeout_s=0.0)
+    store.repeat()
+    assert [(message["kind"], message["key"]) for message in said] == [("set", "a"), ("get", "b"), ("set", "a"), ("get", "b")]
+    store.answered({"generation": 3, "key": "b", "value": "eA=="})
+    with pytest.raises(TimeoutError):
+        store.get("b", timeout_s=0.0)
+    store.answered({"generation": 4, "key": "b", "value": "eA=="})
+    assert store.get("b", timeout_s=0.0) == b"x"
