@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import statistics
 import sys
@@ -161,8 +162,6 @@ def versions() -> dict[str, str]:
 
 def device() -> str:
     """The machine in words: processor, cores that this process may use, GPUs as the driver names them."""
-    import os
-
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     model = ""
     cpuinfo = Path("/proc/cpuinfo")
