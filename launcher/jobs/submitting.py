@@ -196,12 +196,13 @@ def _refuse_missing_modules(config: JobConfig, files: set[str], folder: Path) ->
     for key, target in _targets(config):
         parts = target.split(".")
         if parts[0] == "models" and not any(".".join(parts[:count]) in modules for count in range(2, len(parts))):
-            known = sorted(module for module in modules if module.startswith("models."))
+            known = [module.removeprefix("models.") for module in modules if module.startswith("models.")]
+            near = nearest(".".join(parts[1:-1]), known)
             raise ConfigError(
                 f"there is no module {'.'.join(parts[:-1])} in the code",
                 where=f"{key}.{TARGET}",
                 given=target,
-                expected=nearest(".".join(parts[:-1]), known) or "a file under models/",
+                expected=f"a module under models: {near}" if near else "a file under models/",
                 next=f"the code is {folder} together with the models that come with launcher; is the file ignored by git?",
             )
 

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+
+from launcher import jobs
+from launcher.core.run_store import LineageEntry
+from launcher.core.types import JsonObject, Step, Term
+from launcher.jobs.records import Reader, within
+from launcher.jobs.refs import RunRef
+from launcher.spec.status import JobState
+from tests.support.fakes import FakeController, ScriptedClock
+
+pytestmark = pytest.mark.unit
+
+
+def _steps(first: int, last: int) -> JsonObject:
+    return {"kind": "steps", "step": last, "first": first, "last": last, "samples": [(first - 1) * 8, last * 8]}
+
+
+def _line(line: str, rank: int = 0) -> JsonObject:
+    return {"worker": f"w{rank}", "rank": rank, "stream": "stdout", "line": line}
+
+
+@pytest.fixture
+def rolled_back(submit: Callable[..., RunRef], clock: ScriptedClock) -> RunRef:
+    """Term 1 reached step 30, term 2 went on from the checkpoint at 20; term 3 was never in office."""
+    ref = submit()
+    first = FakeController(ref.open(), clock).take_office()
+    first.segment("events", {"kind": "started", "step": 0}, _steps(1, 15))
+    first.segment("events", _steps(16, 30), {"kind": "ended", "step": 30})
+    first.segment("metrics", {"step": 10}, {"step": 20}, {"step": 30})
+    first.segment("logs", _line("a"), _line("b", 1))
+    first.end(JobState.FAILED)
+    clock.advance(60)
+    second = FakeController(ref.open(), clock).take_office(from_term=first.term, checkpoint_step=20)
+    second.segment("events", {"kind": "started", "step": 20}, _steps(21, 25))
+    second.segment("metrics", {"step": 25})
+    second.segment("logs", _line("c"), _line("d", 1))
+    second.end(JobState.SUCCEEDED)
+    FakeController(ref.open(), clock).segment("events", {"kind": "started", "step": 0})
+    return ref
+
+
+def test_events_are_those_of_the_lineage(rolled_back: RunRef) -> None:
+    told = [(event["kind"], event["step"]) for event in jobs.events(rolled_back)]
+    assert told == [("started", 0), ("steps", 15), ("steps", 20), ("ended", 30), ("started", 20), ("steps", 25)]
+    samples = [event["samples"] for event in jobs.events(rolled_back) if event["kind"] == "steps"]
+    assert samples == [[0, 120], [120, 160], [160, 200]]
+
+
+def test_metrics_are_those_of_the_lineage(rolled_back: RunRef) -> None:
+    assert [row["step"] for row in jobs.metrics(rolled_back)] == [10, 20, 25]
+
+
+def test_a_range_of_steps_is_cut_where_the_lineage_is() -> None:
+    entry = LineageEntry(Term(1), Step(0), Step(20))
+    assert within(entry, _steps(21, 30)) is None
+    assert within(entry, _steps(11, 20)) == _steps(11, 20)
+    assert within(entry, _steps(16, 30)) == _steps(16, 20)
+    assert within(entry, {"kind": "note"}) == {"kind": "note"}
+
+
+def test_logs_are_all_that_was_printed(rolled_back: RunRef, clock: ScriptedClock) -> None:
+    def lines(**chosen: object) -> list[object]:
+        return [record["line"] for record in jobs.logs(rolled_back, **chosen)]  # type: ignore[arg-type]
+
+    assert lines() == ["a", "b", "c", "d"]
+    assert lines(rank=1) == ["b", "d"]
+    assert lines(since=clock.now() - timedelta(seconds=1)) == ["c", "d"]
+    assert lines(tail=3) == ["b", "c", "d"]
+    assert lines(tail=1, rank=0) == ["c"]
+    assert lines(tail=0) == []
+    assert lines(tail=99) == ["a", "b", "c", "d"]
+
+
+def test_following_ends_with_the_run_and_misses_nothing(submit: Callable[..., RunRef], clock: ScriptedClock) -> None:
+    ref = submit()
+    controller = FakeController(ref.open(), clock, state=JobState.RUNNING).take_office()
+    controller.segment("logs", _line("before"))
+    clock.at(1.0, lambda: controller.segment("logs", _line("during")))
+
+    def end() -> None:
+        controller.segment("logs", _line("last"))
+        controller.end(JobState.SUCCEEDED)
+
+    clock.at(5.0, end)
+    assert [record["line"] for record in jobs.logs(ref, follow=True, clock=clock)] == ["before", "during", "last"]
+    assert [record["line"] for record in jobs.logs(ref, follow=True, tail=1, clock=clock)] == ["last"]
+
+
+def test_a_reader_tells_each_record_once_and_waits_for_the_base(submit: Callable[..., RunRef], clock: ScriptedClock) -> None:
+    ref = submit()
+    controller = FakeController(ref.open(), clock)
+    reader = Reader(ref.open(), "events", whole_lineage_only=True)
+    controller.segment("events", {"kind": "started", "step": 0})
+    assert list(reader.new()) == []
+    controller.take_office()
+    assert [event["kind"] for event in reader.new()] == ["started"]
+    assert list(reader.new()) == []
