@@ -12,7 +12,7 @@ from typing import Any
 
 from launcher.checkpoint.chunks import read_chunk
 from launcher.checkpoint.manifest import CheckpointManifest
-from launcher.core.errors import CheckpointAbandoned, CheckpointCorrupt
+from launcher.core.errors import CheckpointAbandoned, CheckpointCorrupt, StoreDamaged
 from launcher.core.run_store import LineageEntry, RunStore, in_lineage, padded
 from launcher.core.types import Step, Term
 
@@ -103,13 +103,12 @@ def read_manifest(run: RunStore, info: CheckpointInfo) -> CheckpointManifest:
         if document is None:
             raise CheckpointCorrupt("the manifest of a checkpoint is missing")
         manifest = CheckpointManifest.from_json(document)
-    except (CheckpointCorrupt, ValueError) as error:
-        corrupt = error if isinstance(error, CheckpointCorrupt) else None
+    except (CheckpointCorrupt, StoreDamaged) as error:
         raise CheckpointCorrupt(
-            corrupt.what if corrupt else "the manifest of a checkpoint is damaged",
+            error.what if isinstance(error, CheckpointCorrupt) else "the manifest of a checkpoint is damaged",
             where=where,
-            given=corrupt.given if corrupt else str(error),
-            expected=corrupt.expected if corrupt else "JSON",
+            given=error.given,
+            expected=error.expected,
             next="`launch resume RUN` goes on at the newest checkpoint that is whole",
         ) from error
     if (manifest.step, manifest.term) != (info.step, info.term):
@@ -127,7 +126,7 @@ def named_digests(run: RunStore, info: CheckpointInfo) -> frozenset[str]:
     try:
         document: Any = run.read(info.key)
         return frozenset(str(chunk["digest"]) for chunk in document["chunks"])
-    except (ValueError, KeyError, TypeError):
+    except (StoreDamaged, KeyError, TypeError):
         return frozenset()
 
 

@@ -90,6 +90,10 @@ class StoreUnavailable(InfrastructureError):
     pass
 
 
+class StoreDamaged(InfrastructureError):
+    pass
+
+
 class JobFailed(LauncherError):
     exit_code = ExitCode.JOB_FAILED
 

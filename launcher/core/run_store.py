@@ -18,17 +18,24 @@ Numbers in keys are zero-padded to 12 digits, so that listing sorts them.
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from launcher.core.errors import StoreDamaged
 from launcher.core.store import KeyMissing, ObjectStore
 from launcher.core.types import JsonObject, RunId, Step, Term
 
 STATUS_INTERVAL_S = 2.0
 LEASE_S = 10.0
 Stream = Literal["events", "metrics", "logs"]
+
+# What else lies in a folder, such as what a file manager leaves there, is passed over.
+_DESIRED = re.compile(r"\d{12}\.json")
+_TERM = re.compile(r"(\d{12})(-base)?\.json")
+_SEGMENT = re.compile(r"(\d{12})-(\d{12})\.jsonl")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,10 +135,26 @@ class RunStore:
     # documents
 
     def read(self, path: str) -> JsonObject | None:
+        """A document, or None when it is not there. Raises StoreDamaged when it is no JSON object."""
         try:
-            document: JsonObject = json.loads(self.store.get(self.key(path)))
+            data = self.store.get(self.key(path))
         except KeyMissing:
             return None
+        return self._parsed(data, path)
+
+    def _parsed(self, data: bytes, path: str) -> JsonObject:
+        try:
+            document = json.loads(data)
+        except ValueError:
+            document = None
+        if not isinstance(document, dict):
+            raise StoreDamaged(
+                "an object in the run store is not what was written there",
+                where=f"{self.uri}/{path}",
+                given=f"{len(data)} bytes" + (f" that begin with {data[:40]!r}" if data else ""),
+                expected="a JSON object",
+                next="restore the file from a copy; where there is none, start the run anew",
+            )
         return document
 
     def claim(self, path: str, document: Mapping[str, Any]) -> bool:
@@ -154,7 +177,7 @@ class RunStore:
 
     def desired(self) -> Desired | None:
         """The newest wish, or None."""
-        names = self.names("desired")
+        names = [name for name in self.names("desired") if _DESIRED.fullmatch(name)]
         return self._desired_at(names[-1]) if names else None
 
     def _desired_at(self, name: str) -> Desired:
@@ -181,8 +204,7 @@ class RunStore:
         """The highest claimed term (0 when none) and the bases of all terms that have one."""
         highest = 0
         bases: dict[Term, TermBase] = {}
-        for name in self.names("terms"):
-            number = int(name[:12])
+        for number, name in self._term_names():
             highest = max(highest, number)
             if name.endswith("-base.json"):
                 document: Any = self.read(f"terms/{name}")
@@ -194,8 +216,10 @@ class RunStore:
         return Term(highest), bases
 
     def highest_term(self) -> Term:
-        names = self.names("terms")
-        return Term(int(names[-1][:12]) if names else 0)
+        return Term(max((number for number, _ in self._term_names()), default=0))
+
+    def _term_names(self) -> list[tuple[int, str]]:
+        return [(int(match[1]), name) for name in self.names("terms") if (match := _TERM.fullmatch(name))]
 
     def claim_term(self, holder: str, started_at: str) -> Term:
         """Take the next free term. The claim alone makes nothing visible: create the base after looking."""
@@ -210,7 +234,13 @@ class RunStore:
         return self.claim(f"terms/{padded(term)}.json", {"holder": holder, "started_at": started_at})
 
     def create_base(self, term: Term, base: TermBase) -> bool:
-        return self.claim(f"terms/{padded(term)}-base.json", asdict(base))
+        """Say what a term builds on, once, by its holder, who may call again with the same base after StoreUnavailable.
+
+        False when the term has another base.
+        """
+        document = asdict(base)
+        path = f"terms/{padded(term)}-base.json"
+        return self.claim(path, document) or document.items() <= (self.read(path) or {}).items()
 
     # status
 
@@ -230,7 +260,10 @@ class RunStore:
 
     def segments(self, stream: Stream) -> list[tuple[Term, int, str]]:
         """(term, sequence, name) of every segment of a stream, in order."""
-        return [(Term(int(name[:12])), int(name[13:25]), name) for name in self.names(stream)]
+        found = [match for name in self.names(stream) if (match := _SEGMENT.fullmatch(name))]
+        return [(Term(int(match[1])), int(match[2]), match[0]) for match in found]
 
     def segment(self, stream: Stream, name: str) -> list[JsonObject]:
-        return [json.loads(line) for line in self.store.get(self.key(f"{stream}/{name}")).splitlines()]
+        """Raises KeyMissing, and StoreDamaged when a line is no JSON object."""
+        path = f"{stream}/{name}"
+        return [self._parsed(line, path) for line in self.store.get(self.key(path)).split(b"\n") if line]

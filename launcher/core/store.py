@@ -80,6 +80,8 @@ def open_store(uri: str, *, create: bool = False) -> ObjectStore:
             given=uri,
             expected="a folder, or a URI that begins with " + ", ".join(f"{known}://" for known in SCHEMES),
         )
+    if not uri.partition("://")[2].strip("/"):
+        raise ConfigError("the store has no bucket", where="runs", given=uri, expected=f"{scheme}://bucket or {scheme}://bucket/prefix")
     from obstore.store import from_url
 
     options: dict[str, Any] = {"client_options": {"timeout": "60s", "connect_timeout": "5s"}}
@@ -150,7 +152,9 @@ class ObstoreStore:
         with self._errors(f"read {key}"):
             try:
                 return obstore.get(self._store, key).bytes().to_bytes()
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                if "NoSuchBucket" in str(error):
+                    raise
                 raise KeyMissing(key) from None
 
     def put(self, key: str, data: bytes) -> None:
@@ -200,24 +204,31 @@ def _storage_errors(uri: str, doing: str) -> Iterator[None]:
     try:
         yield
     except (BaseError, OSError) as error:
-        first_line = str(error).partition("\n")[0]
-        raise StoreUnavailable(
-            f"the run store failed to {doing}: {_cause(str(error)) or first_line}", where="runs", given=uri, next=_advice(str(error))
-        ) from error
+        text = str(error)
+        # Not chained: what a server answers may repeat the request, with access key and signature.
+        raise StoreUnavailable(f"the run store failed to {doing}: {_cause(text)}", where="runs", given=uri, next=_advice(text)) from None
 
 
 def _cause(text: str) -> str:
-    """The operating system's own words at the bottom of a storage error, where there are such."""
-    found = re.search(r'message: "([^"]+)"', text)
-    return found.group(1).lower() if found else ""
+    """The server's own words, or the operating system's, at the bottom of a storage error; else its first line without addresses."""
+    code, message = re.search(r"<Code>([^<]+)</Code>", text), re.search(r"<Message>([^<]+)</Message>", text)
+    if code:
+        return f"{code[1]} ({message[1].rstrip('.').lower()})" if message else code[1]
+    system = re.search(r'message: "([^"]+)"', text)
+    if system:
+        return system[1].lower()
+    return re.sub(r"\S+://\S+", "...", text.partition("\n")[0])
 
 
 def _advice(text: str) -> str:
     lowered = text.lower()
-    if "no space left" in lowered:
+    if "no space left" in lowered or "quota exceeded" in lowered:
         return "free some space, then `launch resume RUN`"
+    if "nosuchbucket" in lowered:
+        return "create the bucket, or correct its name"
     if "read-only" in lowered or "permission denied" in lowered:
         return "set runs= to a place that you may write to"
-    if "403" in lowered or "accessdenied" in lowered or "credential" in lowered:
+    # Without keys in the environment the client asks the metadata service of a cloud machine for some.
+    if any(sign in lowered for sign in ("403", "401", "accessdenied", "credential", "169.254.169.254")):
         return "check the access keys (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL)"
     return "check that the store can be reached from here"
