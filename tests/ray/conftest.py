@@ -1,0 +1,30 @@
+"""One local Ray for all tests of this level; a project folder and a place for runs for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.jobs import Project, ray_of_its_own, write_project
+from tests.support.s3 import build_before, s3, s3_environment
+
+__all__ = ["s3", "s3_environment"]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    build_before(session.items)
+
+
+@pytest.fixture(scope="session")
+def ray_folder() -> Iterator[Path]:
+    with ray_of_its_own() as folder:
+        yield folder
+
+
+@pytest.fixture
+def project(ray_folder: Path, tmp_path: Path) -> Project:
+    folder = tmp_path / "project"
+    write_project(folder)
+    return Project(folder, ray_folder, str(tmp_path / "runs"))

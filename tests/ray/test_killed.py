@@ -1,0 +1,100 @@
+"""What survives a kill: nothing that was committed is lost, and the state that is told is true."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from launcher.core.process import ProcessRef
+from tests.ray.test_main_job import assert_ledger_is_exact
+from tests.support.jobs import Project, kill
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+
+
+def pids(status: dict[str, object]) -> list[int]:
+    return [member["pid"] for member in status["members"]]  # type: ignore[index, attr-defined]
+
+
+def test_a_killed_controller_is_replaced_and_adopts_the_same_workers(project: Project) -> None:
+    """Detached actors outlive their driver, and the next controller speaks with them again."""
+    run = project.submit("workers=2", "trainer.steps=300", "checkpoint.every_steps=50")
+    before = project.wait_for(run["run_id"], lambda status: status["step"] >= 10)
+    killed_at = time.monotonic()
+    kill(project.processes(run)["controller"])
+    adopted = project.wait_for(run["run_id"], lambda status: status["term"] > before["term"] and status["step"] > before["step"])
+    assert time.monotonic() - killed_at < 10.0, "the promise of the design"
+    assert pids(adopted) == pids(before)
+    assert (adopted["generation"], adopted["steps_lost"]) == (before["generation"], 0)
+    ended = project.wait_for_end(run["run_id"])
+    assert (ended["state"], ended["step"], ended["steps_lost"], ended["samples_repeated"]) == ("SUCCEEDED", 300, 0, 0)
+    assert_ledger_is_exact(project.events(run["run_id"]), 300)
+
+
+def kill_everything(project: Project, run: dict[str, object], status: dict[str, object]) -> None:
+    processes = project.processes(run)
+    for pid in (processes["supervisor"], processes["controller"], *pids(status)):
+        kill(pid)
+
+
+def test_after_a_kill_of_everything_the_truth_is_told_at_once_and_resume_goes_on(project: Project) -> None:
+    run = project.submit("workers=2", "trainer.steps=300", "checkpoint.every_steps=10")
+    before = project.wait_for(run["run_id"], lambda status: status["step"] >= 25)
+    kill_everything(project, run, before)
+    dead = project.status(run["run_id"])
+    assert (dead["state"], dead["exit_code"]) == ("FAILED", 1)
+    assert "gone" in dead["reason"]
+    assert dead["checkpoint"]["step"] >= 20
+    assert [each["state"] for each in project.json("ls", "--runs", project.runs)] == ["FAILED"]
+    goal = dead["step"] + 20
+    ended = project.json("resume", run["run_id"], f"trainer.steps={goal}", "--runs", project.runs)
+    assert (ended["state"], ended["step"]) == ("SUCCEEDED", goal)
+    assert ended["steps_lost"] == dead["step"] - dead["checkpoint"]["step"]
+    assert_ledger_is_exact(project.events(run["run_id"]), goal)
+
+
+def test_elsewhere_a_dead_run_is_lost_within_a_lease(project: Project, tmp_path: Path) -> None:
+    run = project.submit("trainer.steps=300")
+    before = project.wait_for(run["run_id"], lambda status: status["step"] >= 3)
+    elsewhere = Project(project.folder, tmp_path / "other", project.runs)
+    elsewhere.ray_folder.mkdir(mode=0o700)
+    elsewhere.environment["LAUNCHER_RAY_DIR"] = str(ray := Path(f"/tmp/l-{before['run_id'][-6:]}"))
+    ray.mkdir(mode=0o700)
+    try:
+        assert elsewhere.status(run["run_id"])["state"] == "RUNNING"
+        kill_everything(project, run, before)
+        assert elsewhere.status(run["run_id"])["state"] == "LOST"
+    finally:
+        for left in ray.iterdir():
+            left.unlink()
+        ray.rmdir()
+    assert project.status(run["run_id"])["state"] == "FAILED"
+
+
+def test_a_dead_worker_ends_the_job_with_a_clear_error_and_a_resumable_state(project: Project) -> None:
+    run = project.submit("workers=2", "trainer.steps=300")
+    before = project.wait_for(run["run_id"], lambda status: status["step"] >= 12)
+    kill(pids(before)[1])
+    ended = project.wait_for_end(run["run_id"])
+    assert (ended["state"], ended["exit_code"]) == ("FAILED", 1)
+    assert "rank 1" in ended["reason"]
+    assert str(pids(before)[1]) in ended["reason"]
+    assert not any(ProcessRef.of(pid).alive() for pid in pids(before)), "the survivors were let go"
+    resumed = project.json("resume", run["run_id"], f"trainer.steps={ended['step'] + 5}", "--runs", project.runs)
+    assert resumed["state"] == "SUCCEEDED"
+
+
+def test_a_damaged_chunk_is_noticed_and_the_checkpoint_before_is_used(project: Project) -> None:
+    first = project.train("name=hurt", "trainer.steps=30", "checkpoint.keep=5")
+    blobs = Path(project.runs) / first["run_id"] / "blobs"
+    newest = max(blobs.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    ended = project.json("resume", "hurt", "trainer.steps=40", "--runs", project.runs)
+    assert (ended["state"], ended["step"], ended["steps_lost"]) == ("SUCCEEDED", 40, 10)
+    corrupt = [event for event in project.events("hurt") if event["kind"] == "checkpoint_corrupt"]
+    assert_ledger_is_exact(project.events("hurt"), 40)
+    assert len(corrupt) <= 1
