@@ -12,9 +12,9 @@ from pathlib import Path
 
 import click
 
-from launcher.cli.main import VERBS, launch
+from launcher.cli.main import HYDRA_VERBS
+from launcher.cli.verbs import VERBS, launch
 
-HYDRA_VERBS = ("train", "plan")
 HYDRA_FLAGS = (
     *("-d", "--detach", "-o", "--output", "-m", "--multirun", "--cfg", "--resolve", "--package", "--info", "--config-dir"),
     *("--config-name", "--config-path", "--help", "--hydra-help", "--version"),

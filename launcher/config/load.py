@@ -210,17 +210,19 @@ def _version_base() -> Iterator[None]:
 def _hydra_settings(verb: str) -> Iterator[None]:
     """Hydra's own configuration as `application` has it: a help page of ours, nothing written."""
     store = ConfigStore.instance()
-    original = store.load("hydra/config.yaml").node
-    defaults = [{group: HYDRA_CHOICES.get(group, choice)} for item in HydraConf().defaults for group, choice in item.items()]
+    original = store.repo["hydra"]["config.yaml"]
+    store.store(group="hydra", name="config", node=HydraConf(defaults=_hydra_choices(), output_subdir=None, job=JobConf(name=verb)))
     with tempfile.TemporaryDirectory(prefix="launcher-") as scratch:
         for (group, name, package), node in hydra_nodes(verb, scratch).items():
             store.store(group=group, name=name, package=package, node=node, provider="launcher")
-        ours = HydraConf(defaults=defaults, output_subdir=None, job=JobConf(name=verb))
-        store.store(group="hydra", name="config", node=ours, provider="launcher")
         try:
             yield
         finally:
-            store.store(group="hydra", name="config", node=original, provider="hydra")
+            store.repo["hydra"]["config.yaml"] = original
+
+
+def _hydra_choices() -> list[dict[str, Any]]:
+    return [{group: HYDRA_CHOICES.get(group, choice)} for item in HydraConf().defaults for group, choice in item.items()]
 
 
 def _job(composed: DictConfig) -> _Job:

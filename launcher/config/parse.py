@@ -54,7 +54,7 @@ def values_of(key: str) -> tuple[str, ...]:
     """The values that a dotted key may have, where they can be counted; () elsewhere."""
     hint: Any = JobConfig
     for part in key.split("."):
-        hint = _hints(hint).get(part) if is_dataclass(hint) else None
+        hint = _hints(hint).get(part) if isinstance(hint, type) and is_dataclass(hint) else None
     if hint is bool:
         return ("true", "false")
     return get_args(hint) if get_origin(hint) is Literal else ()
