@@ -54,7 +54,7 @@ class LocalBackend:
     def place(self, spec: JobSpec) -> Placement:
         config = spec.config
         total = _gpus_here()
-        running = local_ray.read(local_ray.folder()) if local_ray.folder().exists() else None
+        running = local_ray.read(local_ray.location())
         if running is not None:
             local_ray.refuse_other_versions(running)
             total = running.gpus
@@ -92,7 +92,7 @@ class LocalBackend:
         _write(LocalJob(run.run_id, run.store.uri, ProcessRef.of(process.pid), path))
 
     def owner(self, run: RunStore) -> Owner:
-        job = _read(_record_path(local_ray.folder(), run))
+        job = _read(_record_path(local_ray.location(), run))
         if job is None:
             return Owner.UNKNOWN
         return Owner.ALIVE if job.alive() else Owner.GONE

@@ -52,9 +52,14 @@ def versions() -> dict[str, str]:
     return {"ray": version("ray"), "python": ".".join(map(str, sys.version_info[:3]))}
 
 
+def location() -> Path:
+    """Where the state folder is, or would be."""
+    return Path(os.environ.get("LAUNCHER_RAY_DIR") or Path(tempfile.gettempdir()) / f"launcher-{os.getuid()}").absolute()
+
+
 def folder() -> Path:
     """The state folder, made when missing, for this user alone. Raises BackendUnavailable when it cannot be trusted."""
-    path = Path(os.environ.get("LAUNCHER_RAY_DIR") or Path(tempfile.gettempdir()) / f"launcher-{os.getuid()}").absolute()
+    path = location()
     if len(str(path)) > LONGEST_FOLDER:
         raise BackendUnavailable(
             "the path of the local Ray's folder is too long for its sockets",
