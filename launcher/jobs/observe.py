@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from launcher.backends.base import Backend, Dashboard, open_backend
 from launcher.core.clock import Clock, SystemClock
-from launcher.core.errors import BackendUnavailable, LauncherError, RunStateError
+from launcher.core.errors import BackendUnavailable, LauncherError, RunStateError, StoreDamaged
 from launcher.core.run_store import RunStore, WorkerBounds
 from launcher.core.store import open_store
 from launcher.jobs.closing import close
@@ -35,10 +35,10 @@ class Seen:
 def backend_of(run: RunStore) -> Backend:
     document = run.spec(1)
     if document is None:
-        raise RunStateError("the record of this run is not whole: spec-1.json is missing", where=run.uri)
+        raise StoreDamaged("the record of this run is not whole: spec-1.json is missing", where=run.uri)
     config: object = document["config"]
     if not isinstance(config, dict):
-        raise RunStateError("the record of this run is not whole: its spec holds no configuration", where=run.uri)
+        raise StoreDamaged("the record of this run is not whole: its spec holds no configuration", where=run.uri)
     return open_backend(config["backend"]["name"])
 
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from launcher.config.schema import NAME_PATTERN
-from launcher.core.errors import RunNotFound, nearest
+from launcher.core.errors import RunNotFound, StoreDamaged, nearest
 from launcher.core.run_store import RunStore, encode
 from launcher.core.store import KeyMissing, ObjectStore, is_local, local_path, open_store
 from launcher.core.types import RunId
@@ -65,9 +65,16 @@ def person() -> str:
 def read_name(store: ObjectStore, name: str) -> NameRecord | None:
     try:
         document = json.loads(store.get(_key(name)))
+        return NameRecord(name, RunId(document["run_id"]), document["created_at"])
     except KeyMissing:
         return None
-    return NameRecord(name, RunId(document["run_id"]), document["created_at"])
+    except (ValueError, LookupError, TypeError):
+        raise StoreDamaged(
+            "the record of a run's name is not what was written there",
+            where=f"{store.uri}/{_key(name)}",
+            expected="a JSON object with run_id and created_at",
+            next="restore the file from a copy, or delete it: the run then has no name",
+        ) from None
 
 
 def take_name(store: ObjectStore, record: NameRecord) -> bool:

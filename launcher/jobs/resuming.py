@@ -8,7 +8,7 @@ from typing import Any
 
 from launcher.config.schema import JobConfig
 from launcher.core.clock import Clock, SystemClock, timestamp
-from launcher.core.errors import CapacityError, ConfigError, LauncherError, RunStateError
+from launcher.core.errors import CapacityError, ConfigError, LauncherError, RunStateError, StoreDamaged
 from launcher.core.run_store import Desired, RunStore, encode
 from launcher.core.store import KeyMissing
 from launcher.jobs.closing import close
@@ -132,7 +132,7 @@ def _changed(config: JobConfig, overrides: Sequence[str]) -> JobConfig:
 def _spec_in_force(run: RunStore, desired: Desired) -> JobSpec:
     document = run.spec(desired.spec)
     if document is None:
-        raise RunStateError(f"the record of this run is not whole: spec-{desired.spec}.json is missing", where=run.uri)
+        raise StoreDamaged(f"the record of this run is not whole: spec-{desired.spec}.json is missing", where=run.uri)
     return JobSpec.from_json(document)
 
 

@@ -7,7 +7,7 @@ from enum import Enum, auto
 from functools import cached_property
 
 from launcher.backends.base import Owner
-from launcher.core.errors import RunStateError
+from launcher.core.errors import StoreDamaged
 from launcher.core.run_store import LEASE_S, Desired, RunStore, TermBase
 from launcher.core.types import Term
 from launcher.spec.status import JobState, RunStatus
@@ -80,10 +80,10 @@ def judge(snapshot: Snapshot, owner: Owner, *, quiet_s: float, moved: bool) -> V
 
 
 def read_snapshot(run: RunStore) -> Snapshot:
-    """Raises RunStateError when the run's record is not whole."""
+    """Raises StoreDamaged when the run's record is not whole."""
     desired = run.desired()
     if desired is None:
-        raise RunStateError("the record of this run is not whole: it holds no wish", where=run.uri)
+        raise StoreDamaged("the record of this run is not whole: it holds no wish", where=run.uri)
     highest, bases = run.terms()
     visible = max(bases, default=None)
     document = run.status(visible) if visible is not None else None

@@ -8,7 +8,7 @@ import pytest
 
 from launcher import jobs
 from launcher.backends.base import Owner
-from launcher.core.errors import RunStateError
+from launcher.core.errors import StoreDamaged
 from launcher.core.run_store import LEASE_S, Desired, RunStore, TermBase, WorkerBounds
 from launcher.core.types import Term
 from launcher.jobs import observe
@@ -230,7 +230,7 @@ def test_a_broken_record_does_not_hide_the_others(submit: Callable[..., RunRef],
     listed = {status.name: status for status in jobs.list_runs(str(runs), clock=clock)}
     assert listed["whole"].state is JobState.PENDING
     assert "not whole" in listed["broken"].reason
-    with pytest.raises(RunStateError, match="not whole"):
+    with pytest.raises(StoreDamaged, match="not whole"):
         jobs.status(broken, clock=clock)
     assert whole.name == "whole"
 

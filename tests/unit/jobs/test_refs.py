@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from launcher import jobs
-from launcher.core.errors import RunNotFound
+from launcher.core.errors import RunNotFound, StoreDamaged
 from launcher.jobs.refs import RunRef, absolute_runs
 
 pytestmark = pytest.mark.unit
@@ -57,3 +57,12 @@ def test_places_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path)
     assert absolute_runs("./runs") == str(tmp_path / "runs")
     assert absolute_runs("s3://bucket/runs/") == "s3://bucket/runs"
+
+
+def test_a_damaged_name_is_said(submit: Callable[..., RunRef], runs: Path) -> None:
+    submit(name="night")
+    for content in ("", "[]", "{}"):
+        (runs / "names" / "night.json").write_text(content)
+        with pytest.raises(StoreDamaged, match="not what was written") as caught:
+            jobs.find("night", str(runs))
+        assert caught.value.where == f"{runs}/names/night.json"

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from launcher.backends.base import Dashboard, Owner
+from launcher.cli import run_verbs
+from launcher.core.errors import BackendUnavailable, RunNotFound, RunStateError
+from launcher.jobs.refs import RunRef
+from launcher.spec.status import JobState
+from tests.support.fakes import FakeBackend, FakeController, ScriptedClock
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def call(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    monkeypatch.setenv("LAUNCHER_RUNS", str(runs))
+
+    def call(verb: str, *words: str) -> Result:
+        result = CliRunner().invoke(getattr(run_verbs, verb), list(words), catch_exceptions=False)
+        assert result.stdout == click.unstyle(result.stdout)
+        return result
+
+    return call
+
+
+@pytest.fixture
+def finished(submit: Callable[..., RunRef], clock: ScriptedClock) -> RunRef:
+    ref = submit(name="mine")
+    controller = FakeController(ref.open(), clock, state=JobState.RUNNING, step=100).take_office()
+    for minute in range(3):
+        controller.segment("logs", *({"rank": rank, "stream": "stdout", "line": f"minute {minute}"} for rank in (0, 1)))
+        controller.segment("events", {"kind": "checkpoint_committed", "step": minute})
+        clock.advance(60)
+    controller.end(JobState.SUCCEEDED, exit_code=0)
+    return ref
+
+
+def test_ls_shows_runs_and_json(call: Callable[..., Result], finished: RunRef, submit: Callable[..., RunRef]) -> None:
+    submit(name="later")
+    lines = call("ls").stdout.splitlines()
+    assert [line.split()[:2] for line in lines] == [["NAME", "STATE"], ["later", "PENDING"], ["mine", "SUCCEEDED"]]
+    assert [run["name"] for run in json.loads(call("ls", "-o", "json").stdout)] == ["later", "mine"]
+
+
+def test_ls_of_nothing_is_no_error(call: Callable[..., Result], runs: Path) -> None:
+    result = call("ls")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "no runs in" in result.stderr
+    assert json.loads(call("ls", "-o", "json").stdout) == []
+    assert not runs.exists()
+
+
+def test_status_answers_whatever_the_state(call: Callable[..., Result], finished: RunRef, submit: Callable[..., RunRef]) -> None:
+    result = call("status", "mi")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("mine  SUCCEEDED\n")
+    document = json.loads(call("status", finished.run_id, "-o", "json").stdout)
+    wanted = "run_id name state step epoch term world_size generation workers steps_lost samples_repeated train_loss metrics samples_per_s"
+    assert {*wanted.split(), "goodput", "checkpoint", "started_at", "ended_at", "reason", "exit_code"} <= set(document)
+    assert set(document["workers"]) == {"min", "max", "target"}
+
+
+def test_an_unknown_run_is_a_usage_error(call: Callable[..., Result], finished: RunRef) -> None:
+    for verb in ("status", "logs", "events", "stop", "resume", "dashboard"):
+        with pytest.raises(RunNotFound, match="there is no run other") as caught:
+            call(verb, "other")
+        assert caught.value.exit_code == 2
+
+
+def test_runs_elsewhere_are_named_by_an_option(call: Callable[..., Result], finished: RunRef, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LAUNCHER_RUNS")
+    result = call("status", "mine", "--runs", finished.runs)
+    assert f"launch logs mine --runs {finished.runs}" in result.stdout
+
+
+def test_logs_are_chosen_by_rank_tail_and_time(call: Callable[..., Result], finished: RunRef) -> None:
+    assert call("logs", "mine").stdout.splitlines()[:2] == ["[rank 0] minute 0", "[rank 1] minute 0"]
+    assert call("logs", "mine", "--rank", "1", "--tail", "2").stdout == "[rank 1] minute 1\n[rank 1] minute 2\n"
+    late = call("logs", "mine", "--since", "2026-01-01T00:01:30+00:00", "-o", "json").stdout
+    assert [json.loads(line)["line"] for line in late.splitlines()] == ["minute 2", "minute 2"]
+    assert call("logs", "mine", "-f").stdout.count("minute") == 6
+    assert call("logs", "mine", "--since", "yesterday").exit_code == 2
+
+
+def test_since_is_an_age_or_a_moment() -> None:
+    now = datetime(2026, 1, 2, tzinfo=UTC)
+    assert run_verbs.parse_since("10m", now) == now - timedelta(minutes=10)
+    assert run_verbs.parse_since("1d", now) == datetime(2026, 1, 1, tzinfo=UTC)
+    assert run_verbs.parse_since("2026-01-01T12:00:00Z", now) == datetime(2026, 1, 1, 12, tzinfo=UTC)
+    with pytest.raises(click.BadParameter, match="neither an age"):
+        run_verbs.parse_since("10 parsecs", now)
+
+
+def test_events_are_one_object_a_line(call: Callable[..., Result], finished: RunRef) -> None:
+    assert call("events", "mine").stdout.count("checkpoint_committed") == 3
+    assert [json.loads(line)["step"] for line in call("events", "mine", "-o", "json").stdout.splitlines()] == [0, 1, 2]
+
+
+def test_stopping_an_ended_run_is_no_error(call: Callable[..., Result], finished: RunRef) -> None:
+    result = call("stop", "mine")
+    assert (result.exit_code, result.stdout) == (0, "mine has ended: SUCCEEDED at step 100/100\n")
+
+
+def test_stop_waits_for_the_end_unless_told_not_to(
+    call: Callable[..., Result], submit: Callable[..., RunRef], clock: ScriptedClock, backend: FakeBackend
+) -> None:
+    ref = submit(name="mine")
+    controller = FakeController(ref.open(), clock, state=JobState.RUNNING).take_office()
+    assert call("stop", "mine", "--no-wait").stdout == "mine is asked to stop: RUNNING\n"
+    asked: list[int] = []
+
+    def owner(run: object) -> Owner:
+        asked.append(1)
+        if len(asked) == 3:
+            controller.end(JobState.STOPPED, exit_code=3)
+        return Owner.ALIVE
+
+    backend.owner = owner  # type: ignore[method-assign, assignment]
+    result = call("stop", "mine", "-o", "json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["state"] == "STOPPED"
+
+
+def test_resume_follows_or_detaches(
+    call: Callable[..., Result], submit: Callable[..., RunRef], clock: ScriptedClock, backend: FakeBackend
+) -> None:
+    ref = submit(name="mine")
+    FakeController(ref.open(), clock, state=JobState.RUNNING).take_office().end(JobState.FAILED)
+    assert "launch logs mine -f" in call("resume", "mine", "-d").stdout
+    with pytest.raises(RunStateError, match="is running already"):
+        call("resume", "mine")
+
+    again = FakeController(ref.open(), clock, state=JobState.RUNNING).take_office(from_term=1)  # type: ignore[arg-type]
+    again.end(JobState.STOPPED)
+
+    def fail_at_once(run: Any) -> None:
+        FakeController(run, clock).take_office(from_term=2).end(JobState.FAILED, reason="no luck")  # type: ignore[arg-type]
+
+    backend.on_launch = fail_at_once
+    result = call("resume", "mine")
+    assert result.exit_code == 1
+    assert "no luck" in result.stdout
+
+
+def test_a_dashboard_has_an_address_and_a_token(call: Callable[..., Result], finished: RunRef, backend: FakeBackend) -> None:
+    with pytest.raises(BackendUnavailable, match="no dashboard is up"):
+        call("dashboard", "mine")
+    backend.page = Dashboard(url="http://127.0.0.1:8265", token_file="/home/me/token")
+    assert call("dashboard", "mine").stdout == "http://127.0.0.1:8265\ntoken: /home/me/token\n"
+    assert json.loads(call("dashboard", "mine", "-o", "json").stdout) == {"url": "http://127.0.0.1:8265", "token_file": "/home/me/token"}
+
+
+def test_names_complete(finished: RunRef, submit: Callable[..., RunRef], runs: Path) -> None:
+    submit(name="minor")
+    submit(name="other")
+    assert run_verbs.run_names("min", str(runs)) == ["mine", "minor"]
+    assert run_verbs.run_names("", str(runs / "nowhere")) == []

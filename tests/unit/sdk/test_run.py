@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import launcher
+from launcher.backends.base import Dashboard
+from launcher.jobs.refs import RunRef
+from launcher.sdk.display import run_html
+from launcher.spec.status import CheckpointRef, JobState
+from tests.support.fakes import FakeBackend, FakeController, ScriptedClock, job_config
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def run(submit: Callable[..., RunRef], clock: ScriptedClock) -> launcher.Run:
+    return launcher.Run(submit(name="mine"), clock=clock)
+
+
+def test_submit_and_attach_give_the_same_run(
+    runs: Path, code: Path, backend: FakeBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def compose(overrides: list[str], *, folder: Path) -> launcher.JobConfig:
+        asked.append((overrides, folder))
+        return job_config(runs, name="mine")
+
+    monkeypatch.setattr("launcher.config.load.compose", compose)
+    monkeypatch.setenv("LAUNCHER_RUNS", str(runs))
+    monkeypatch.chdir(tmp_path)
+
+    async def in_a_loop() -> launcher.Run:
+        return launcher.submit("model=mlp", "name=mine")
+
+    run = asyncio.run(in_a_loop())
+    assert asked == [(["model=mlp", "name=mine"], tmp_path)]
+    assert (run.name, run.uri) == ("mine", f"{runs}/{run.id}")
+    assert repr(launcher.attach("mi")) == repr(run) == f"Run('mine', '{run.uri}')"
+    assert launcher.attach("mine", str(runs)).id == run.id
+    assert run.status().state is JobState.PENDING
+
+
+def test_wait_returns_the_end_or_times_out(run: launcher.Run, clock: ScriptedClock) -> None:
+    controller = FakeController(run._ref.open(), clock, state=JobState.RUNNING).take_office()
+    with pytest.raises(TimeoutError, match="keeps running"):
+        run.wait(timeout_s=5)
+    clock.at(20.0, lambda: controller.end(JobState.FAILED, exit_code=1))
+    seen: list[JobState] = []
+    status = run.wait(timeout_s=60, on_status=lambda status: seen.append(status.state))
+    assert (status.state, status.exit_code) == (JobState.FAILED, 1)
+    assert seen[0] is JobState.RUNNING
+    assert seen[-1] is JobState.FAILED
+
+
+def test_the_verbs_are_those_of_the_shell(run: launcher.Run, clock: ScriptedClock, backend: FakeBackend) -> None:
+    controller = FakeController(run._ref.open(), clock, state=JobState.RUNNING).take_office()
+    controller.segment("logs", {"rank": 0, "line": "hello"}, {"rank": 1, "line": "there"})
+    controller.segment("events", {"kind": "started", "step": 0})
+    controller.segment("metrics", {"step": 10, "loss": 0.5})
+    assert [record["line"] for record in run.logs(rank=1)] == ["there"]
+    assert [record["kind"] for record in run.events()] == ["started"]
+    assert [row["loss"] for row in run.metrics()] == [0.5]
+    backend.page = Dashboard(url="http://127.0.0.1:8265", token_file="")
+    assert run.dashboard().url == "http://127.0.0.1:8265"
+    run.stop()
+    controller.end(JobState.STOPPED)
+    assert run.resume() is run
+    assert run.status().state is JobState.PENDING
+
+
+def test_the_table_escapes_what_came_from_outside(run: launcher.Run, clock: ScriptedClock) -> None:
+    bad = "<script>alert('x')</script>"
+    FakeController(run._ref.open(), clock).take_office().end(
+        JobState.FAILED,
+        reason=bad,
+        step=5,
+        metrics={bad: 1.0},
+        checkpoint=CheckpointRef(step=5, uri=bad),
+        dashboard=f"http://x/'{bad}",
+        train_loss=0.5,
+    )
+    html = run._repr_html_()
+    assert "<script>" not in html
+    assert "http://x/'" not in html
+    assert "&lt;script&gt;" in html
+    assert "<progress value='5' max='100'>" in html
+    assert "javascript:" not in run_html(FakeController(run._ref.open(), clock).write(dashboard="javascript:alert(1)"), run._ref)
+
+
+def test_a_table_is_shown_also_where_the_record_is_broken(run: launcher.Run, runs: Path) -> None:
+    (runs / run.id / "desired" / "000000000001.json").unlink()
+    assert "not whole" in run._repr_html_()
