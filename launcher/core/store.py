@@ -80,7 +80,7 @@ def open_store(uri: str, *, create: bool = False) -> ObjectStore:
             given=uri,
             expected="a folder, or a URI that begins with " + ", ".join(f"{known}://" for known in SCHEMES),
         )
-    if not uri.partition("://")[2].strip("/"):
+    if not uri.partition("://")[2].partition("/")[0]:
         raise ConfigError("the store has no bucket", where="runs", given=uri, expected=f"{scheme}://bucket or {scheme}://bucket/prefix")
     from obstore.store import from_url
 

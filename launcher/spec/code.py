@@ -39,6 +39,9 @@ SECRETS = (
 SECRET_FOLDERS = frozenset({".aws", ".ssh", ".kube", ".gnupg", ".azure", ".gcloud"})
 NO_SECRETS = ("*.pub", ".env.example", ".env.sample", ".env.template")
 
+_GIT_PLACES = frozenset({"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR", "GIT_PREFIX"})
+"""Set inside git's hooks; they would point git at another repository than the folder's own."""
+
 
 @dataclass(frozen=True)
 class CodeArchive:
@@ -166,7 +169,7 @@ def _git(folder: Path, left_out: Sequence[Path]) -> tuple[list[str] | None, str 
 
 def _run_git(folder: Path, *arguments: str) -> str | None:
     """git's answer; None when the folder is not in a repository or git says no."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    environment = {key: value for key, value in os.environ.items() if key not in _GIT_PLACES}
     environment |= {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"}
     try:
         done = subprocess.run(["git", "-C", os.fspath(folder), *arguments], capture_output=True, env=environment, check=False)
