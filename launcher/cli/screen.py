@@ -113,14 +113,12 @@ class LiveScreen:
 
         self._console = Console(file=stream, highlight=False, markup=False, soft_wrap=True)
         self._pace = Pace(clock)
-        self._last = ""
         self._live = Live(console=self._console, transient=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
         self._live.start()
 
     def line(self, text: str) -> None:
         from rich.text import Text
 
-        self._last = text
         self._console.print(Text.from_ansi(text))
 
     def show(self, status: RunStatus) -> None:

@@ -14,8 +14,8 @@ from launcher.jobs.observe import Observation
 from launcher.jobs.refs import RunRef
 
 FOLLOW_S = 0.5
-_STAYS = ("ended",)
-"""How a term ended stays true, also when the steps that led there were taken back."""
+_CLAIMS = frozenset({"steps", "evaluated", "checkpoint_committed"})
+"""Events that say that steps are done. The others tell what happened, which stays true when steps are taken back."""
 
 
 class Reader:
@@ -39,7 +39,7 @@ class Reader:
                 continue  # not visible yet, or never: look at it again next time
             self._seen.add(name)
             for record in self._run.segment(self._stream, name):
-                kept = record if entry is None else within(entry, record)
+                kept = record if entry is None else within(entry, record, claims=self._stream == "metrics")
                 if kept is not None:
                     yield kept
 
@@ -54,10 +54,13 @@ class Reader:
         return list(found)
 
 
-def within(entry: LineageEntry, record: JsonObject) -> JsonObject | None:
-    """What of a record of this term belongs to the run: all, nothing, or of a range of steps those up to the cut."""
+def within(entry: LineageEntry, record: JsonObject, *, claims: bool = False) -> JsonObject | None:
+    """What of a record of this term belongs to the run: all, nothing, or of a range of steps those up to the cut.
+
+    `claims`: the record claims steps whatever its kind, as metrics do.
+    """
     step: Any = record.get("step")
-    if entry.end is None or not isinstance(step, int) or step <= entry.end or record.get("kind") in _STAYS:
+    if entry.end is None or not isinstance(step, int) or step <= entry.end or not (claims or record.get("kind") in _CLAIMS):
         return record
     first: Any = record.get("first")
     if record.get("kind") != "steps" or first > entry.end:

@@ -78,7 +78,8 @@ def plan(config: JobConfig, *, folder: Path) -> Plan:
     code = _archive(config, folder)
     _refuse_taken(config)
     code_ref = CodeRef(digest=code.digest, git_commit=code.git_commit, git_dirty=code.git_dirty)
-    return Plan(replace(spec, code=code_ref), placement, len(code.data), len(code.files))
+    # the id in the spec is made up: a submit makes up another
+    return Plan(replace(spec, config=config, code=code_ref), placement, len(code.data), len(code.files))
 
 
 def submit(config: JobConfig, *, folder: Path, clock: Clock | None = None) -> RunRef:

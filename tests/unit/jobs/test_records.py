@@ -30,7 +30,7 @@ def rolled_back(submit: Callable[..., RunRef], clock: ScriptedClock) -> RunRef:
     ref = submit()
     first = FakeController(ref.open(), clock).take_office()
     first.segment("events", {"kind": "started", "step": 0}, _steps(1, 15))
-    first.segment("events", _steps(16, 30), {"kind": "ended", "step": 30})
+    first.segment("events", _steps(16, 30), {"kind": "checkpoint_committed", "step": 30}, {"kind": "worker_lost", "step": 30})
     first.segment("metrics", {"step": 10}, {"step": 20}, {"step": 30})
     first.segment("logs", _line("a"), _line("b", 1))
     first.end(JobState.FAILED)
@@ -46,7 +46,7 @@ def rolled_back(submit: Callable[..., RunRef], clock: ScriptedClock) -> RunRef:
 
 def test_events_are_those_of_the_lineage(rolled_back: RunRef) -> None:
     told = [(event["kind"], event["step"]) for event in jobs.events(rolled_back)]
-    assert told == [("started", 0), ("steps", 15), ("steps", 20), ("ended", 30), ("started", 20), ("steps", 25)]
+    assert told == [("started", 0), ("steps", 15), ("steps", 20), ("worker_lost", 30), ("started", 20), ("steps", 25)]
     samples = [event["samples"] for event in jobs.events(rolled_back) if event["kind"] == "steps"]
     assert samples == [[0, 120], [120, 160], [160, 200]]
 
@@ -61,6 +61,7 @@ def test_a_range_of_steps_is_cut_where_the_lineage_is() -> None:
     assert within(entry, _steps(11, 20)) == _steps(11, 20)
     assert within(entry, _steps(16, 30)) == _steps(16, 20)
     assert within(entry, {"kind": "note"}) == {"kind": "note"}
+    assert within(entry, {"step": 21, "loss": 1.0}, claims=True) is None
 
 
 def test_logs_are_all_that_was_printed(rolled_back: RunRef, clock: ScriptedClock) -> None:

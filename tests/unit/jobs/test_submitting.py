@@ -131,6 +131,8 @@ def test_a_plan_touches_nothing(backend: FakeBackend, code: Path, runs: Path) ->
     assert document["workers"] == {"min": 1, "max": 4, "target": 4, "now": 1}
     assert document["code"] == {"digest": "c0de" * 16, "bytes": 3, "files": 2, "git_commit": None, "git_dirty": False}
     json.dumps(document)
+    assert document["name"] == "mine"
+    assert jobs.plan(job_config(runs), folder=code).to_json()["name"] is None
     backend.place_error = BackendUnavailable("no cluster", next="start one")
     plan = jobs.plan(config, folder=code)
     assert not plan.placement.fits
