@@ -1,0 +1,95 @@
+"""Building what YAML chose: a callable by its import path, with errors that name the key."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+from launcher.config.parse import TARGET
+from launcher.config.schema import Component
+from launcher.core.errors import ConfigError, nearest
+
+
+def build(component: Component, *args: Any, key: str, **replacements: Any) -> Any:
+    """Call the component with its parameters; `args` come first, `replacements` win over parameters of the same name.
+
+    A parameter that is itself a mapping with `_target_` is built before. `key` is the component's place in the configuration.
+    Raises ConfigError where the path leads nowhere or the parameters do not fit; what the callable raises comes out unchanged.
+    """
+    function = import_target(component.target, f"{key}.{TARGET}")
+    params = {name: _built(value, f"{key}.{name}") for name, value in component.params.items()} | replacements
+    _check_parameters(function, component, key, args, params)
+    return function(*args, **params)
+
+
+def import_target(path: str, where: str) -> Callable[..., Any]:
+    """The callable at a dotted path. An error inside the module that is imported comes out unchanged."""
+    parts = path.split(".")
+    module: ModuleType | None = None
+    for index, part in enumerate(parts):
+        name = ".".join(parts[: index + 1])
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise  # found, but it imports something that is missing
+            if module is None or not (hasattr(module, part) or hasattr(module, "__path__")):
+                break
+            if not hasattr(module, part):
+                raise ConfigError(
+                    f"there is no module {name}", where=where, given=path, expected=nearest(part, _modules(module)) or "an import path"
+                ) from None
+            break
+    if module is None:
+        raise ConfigError(
+            f"there is no module {parts[0]}",
+            where=where,
+            given=path,
+            expected="an import path that begins at your code's folder, or at an installed package",
+        )
+    found: Any = module
+    for part in parts[len(module.__name__.split(".")) :]:
+        if not hasattr(found, part):
+            names = [name for name in vars(found) if not name.startswith("_")]
+            raise ConfigError(f"{module.__name__} has no {part}", where=where, given=path, expected=nearest(part, names))
+        found = getattr(found, part)
+    if not callable(found):
+        raise ConfigError("it cannot be called", where=where, given=path, expected="the path of a class or function")
+    return found  # type: ignore[no-any-return]
+
+
+def _modules(package: ModuleType) -> list[str]:
+    return [item.name for item in pkgutil.iter_modules(package.__path__)]
+
+
+def _built(value: Any, key: str) -> Any:
+    if isinstance(value, Mapping) and isinstance(value.get(TARGET), str):
+        return build(Component(target=value[TARGET], params={name: item for name, item in value.items() if name != TARGET}), key=key)
+    return value
+
+
+def _check_parameters(
+    function: Callable[..., Any], component: Component, key: str, args: tuple[Any, ...], params: Mapping[str, Any]
+) -> None:
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return  # written in C: calling it tells
+    kinds = {parameter.kind for parameter in signature.parameters.values()}
+    if inspect.Parameter.VAR_KEYWORD not in kinds:
+        for name in params:
+            if name not in signature.parameters:
+                raise ConfigError(
+                    f"{component.target} has no parameter {name}",
+                    where=f"{key}.{name}",
+                    given=repr(params[name]),
+                    expected=nearest(name, list(signature.parameters)[len(args) :]) or "no parameters",
+                )
+    try:
+        signature.bind(*args, **params)
+    except TypeError as error:
+        raise ConfigError(f"{component.target} cannot be built: {error}", where=key, given=", ".join(params) or "no parameters") from None
