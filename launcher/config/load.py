@@ -105,7 +105,7 @@ def complete(arguments: Sequence[str], word: str, *, folder: Path, verb_config: 
     with _lock, _version_base(), contextlib.redirect_stderr(io.StringIO()):
         sources = HydraSources(folder=folder, main=None, added=None, name=verb_config)
         try:
-            words = sources.prepare([argument for argument in arguments if read_word(argument) and not argument.startswith("-")])
+            words = sources.prepare([argument for argument in arguments if "=" in argument or argument.startswith("~")])
             found = DefaultCompletionPlugin(sources.loader)._query(config_name=verb_config, line=" ".join([*words, word]))
         except (*COMPOSITION_ERRORS, SystemExit):
             return []
@@ -179,6 +179,7 @@ def _run(argv: list[str], application: Any) -> None:
     """Run with this command line, errors raised and not printed. Hydra reads sys.argv, and HYDRA_FULL_ERROR for whether to raise."""
     said = io.StringIO()
     before, sys.argv = sys.argv, ["launch", *argv]
+    hydra_before = HydraConfig.instance().cfg
     full = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
@@ -189,6 +190,7 @@ def _run(argv: list[str], application: Any) -> None:
             raise diagnosis.bad_flags(said.getvalue().strip()) from None
     finally:
         sys.argv = before
+        HydraConfig.instance().cfg = hydra_before
         os.environ.pop("HYDRA_FULL_ERROR")
         if full is not None:
             os.environ["HYDRA_FULL_ERROR"] = full

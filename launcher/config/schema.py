@@ -136,6 +136,11 @@ class JobConfig:
                 expected="1 to 63 of a-z, 0-9, '-', '_' and '.', beginning and ending with a letter or digit",
             )
 
+        if not self.runs:
+            raise ConfigError(
+                "it does not say where runs are recorded", where="runs", given="an empty text", expected="a folder, or s3://bucket/prefix"
+            )
+
     def _check_amounts(self) -> None:
         trainer, checkpoint = self.trainer, self.checkpoint
         if (trainer.steps is None) == (trainer.epochs is None):
