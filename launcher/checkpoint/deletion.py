@@ -58,9 +58,14 @@ class Deletion:
         self._term = term
         self._clock = clock
         self._first_seen: dict[str, float] = {}
+        self._unnamed: frozenset[str] = frozenset()
 
     def name(self, *, keep: int, newest_whole: CheckpointInfo, in_flight: Collection[str] = ()) -> TrashEntry | None:
-        """Phase one: name what retention lets go in a new entry of the trash; None when that is nothing."""
+        """Phase one: name what retention lets go in a new entry of the trash; None when that is nothing.
+
+        Chunks of saves that were abandoned go too, once no checkpoint named them at two calls: what training is about to
+        compute again is given the time to be committed.
+        """
         if self._fenced():
             return None
         _, bases = self._run.terms()
@@ -75,9 +80,13 @@ class Deletion:
             pins=pinned(self._run),
             newest_whole=newest_whole,
         )
-        if not going:
+        kept = self._digests(set(everything) - set(going))
+        dropped = self._digests(going)
+        unnamed = frozenset(self._run.names("blobs")) - kept - dropped - trash.blobs
+        blobs = (dropped | (unnamed & self._unnamed)) - kept - frozenset(in_flight)
+        self._unnamed = unnamed
+        if not going and not blobs:
             return None
-        blobs = self._digests(going) - self._digests(set(everything) - set(going)) - frozenset(in_flight)
         entry = TrashEntry(
             id=f"{padded(self._term)}-{secrets.token_hex(6)}",
             manifests=tuple(info.key for info in going),
@@ -92,27 +101,32 @@ class Deletion:
 
         What a base, a pin or a remaining manifest names by now, or is in flight, stays and leaves the trash.
         """
-        done: list[TrashEntry] = []
+        due: list[TrashEntry] = []
         for entry in self._entries():
             first_seen = self._first_seen.setdefault(entry.id, self._clock.monotonic())
-            if self._clock.monotonic() - first_seen < WAIT_S:
-                continue
-            if not self._delete(entry, frozenset(in_flight)):
-                break
-            done.append(entry)
-        return done
+            if self._clock.monotonic() - first_seen >= WAIT_S:
+                due.append(entry)
+        return due if due and self._delete(due, frozenset(in_flight)) else []
 
-    def _delete(self, entry: TrashEntry, in_flight: frozenset[str]) -> bool:
-        """False when a higher term was claimed: then nothing more may be deleted."""
+    def _delete(self, due: Collection[TrashEntry], in_flight: frozenset[str]) -> bool:
+        """False when a higher term was claimed: then nothing more may be deleted.
+
+        All that is due goes at once: a chunk that two entries share is named by the later one alone.
+        """
         looked_at = self._clock.monotonic()
         if self._fenced():
             return False
         _, bases = self._run.terms()
-        present = all_checkpoints(self._run)
-        named = {info for info in present if info.key in entry.manifests}
+        present = set(all_checkpoints(self._run))
+        manifests = {key for entry in due for key in entry.manifests}
+        named = {info for info in present if info.key in manifests}
         going = named - protected(named, bases=bases, pins=pinned(self._run))
-        blobs = frozenset(entry.blobs) - self._digests(set(present) - going) - in_flight
-        keys = [*sorted(info.key for info in going), *(blob_key(digest) for digest in sorted(blobs)), entry.key]
+        blobs = {digest for entry in due for digest in entry.blobs} - self._digests(present - going) - in_flight
+        keys = [
+            *sorted(info.key for info in going),
+            *sorted(blob_key(digest) for digest in blobs),
+            *sorted(entry.key for entry in due),
+        ]
         for key in keys:
             if self._clock.monotonic() - looked_at >= LEASE_S:
                 looked_at = self._clock.monotonic()
