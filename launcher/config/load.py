@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import re
 import sys
@@ -84,7 +85,9 @@ def run_application(arguments: Sequence[str], *, folder: Path, verb: str = "trai
             name=flags.config_name or verb_config,
         )
         words = sources.prepare(flags.overrides)
-        argv = [*_without(arguments, flags.overrides)]
+        if flags.hydra_help:  # composes Hydra's own configuration alone
+            words = [word for word in words if word.lstrip("+~").startswith("hydra")]
+        argv = _without(arguments, flags.overrides)
         if flags.config_path and "://" not in flags.config_path:
             argv += ["--config-path", str(_absolute(flags.config_path, folder))]
         jobs: list[_Job] = []
@@ -179,7 +182,8 @@ def _run(argv: list[str], application: Any) -> None:
     """Run with this command line, errors raised and not printed. Hydra reads sys.argv, and HYDRA_FULL_ERROR for whether to raise."""
     said = io.StringIO()
     before, sys.argv = sys.argv, ["launch", *argv]
-    hydra_before = HydraConfig.instance().cfg
+    hydra_before, root = HydraConfig.instance().cfg, logging.getLogger()
+    handlers, level = list(root.handlers), root.level
     full = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
@@ -191,6 +195,8 @@ def _run(argv: list[str], application: Any) -> None:
     finally:
         sys.argv = before
         HydraConfig.instance().cfg = hydra_before
+        root.handlers[:] = handlers
+        root.setLevel(level)
         os.environ.pop("HYDRA_FULL_ERROR")
         if full is not None:
             os.environ["HYDRA_FULL_ERROR"] = full
