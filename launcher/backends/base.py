@@ -52,6 +52,10 @@ class Backend(Protocol):
         """Whether it fits now; touches nothing."""
         ...
 
+    def announce(self, run: RunStore) -> None:
+        """This process is about to launch the run: should it die before it has, the run is known to be without an owner."""
+        ...
+
     def launch(self, spec: JobSpec, run: RunStore) -> None:
         """Start what keeps a controller alive for a run whose record is written. Returns at once.
 

@@ -67,13 +67,17 @@ class LocalBackend:
         device = "cpu" if wanted == 0 or config.resources.device == "cpu" else "cuda"
         return Placement(fits=not reason, workers=workers, device=device, gpu_per_worker=wanted, where=where, reason=reason)
 
+    def announce(self, run: RunStore) -> None:
+        path = _record_path(local_ray.folder(), run)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        _write(LocalJob(run.run_id, run.store.uri, ProcessRef.of(os.getpid()), path))
+
     def launch(self, spec: JobSpec, run: RunStore) -> None:
         state = local_ray.folder()
         local_ray.ensure(state)
+        self.announce(run)
         path = _record_path(state, run)
-        path.parent.mkdir(mode=0o700, exist_ok=True)
         job = LocalJob(run.run_id, run.store.uri, ProcessRef.of(os.getpid()), path)
-        _write(job)  # should this command die now, the run is known to be without an owner
         job.controller_file.unlink(missing_ok=True)
         arguments = ["--runs", run.store.uri, "--run-id", run.run_id, "--state", str(state), "--controller-file", str(job.controller_file)]
         try:

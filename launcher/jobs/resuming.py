@@ -22,6 +22,7 @@ FROZEN = (
     "model",
     "data",
     "task",
+    "optimizer",
     "seed",
     "trainer.global_batch_size",
     "trainer.micro_batch_size",
@@ -66,6 +67,7 @@ def resume(ref: RunRef, overrides: Sequence[str] = (), *, clock: Clock | None = 
         at=timestamp(clock.now()),
         resumes=seen.snapshot.visible,
     )
+    backend.announce(run)
     if not run.wish(wanted):
         raise _running(ref, observe(ref, clock=clock).status, "somebody else was faster")
     try:

@@ -110,6 +110,7 @@ def submit(config: JobConfig, *, folder: Path, clock: Clock | None = None) -> Ru
     named = False
     try:
         _write(run, spec, code.data)
+        backend.announce(run)
         named = take_name(run.store, NameRecord(spec.name, run_id, spec.submitted_at))
         if not named:
             raise _taken(spec.name, config.runs)

@@ -173,7 +173,7 @@ class Controller:
                 self._facts[worker] = description
             else:
                 break
-        whole = whole_group(self._facts.values()) if len(self._facts) == len(found) else None
+        whole = whole_group(self._facts.values(), self._spec.number) if len(self._facts) == len(found) else None
         if whole is None:
             self._workers.end(found)
             self._facts.clear()

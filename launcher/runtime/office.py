@@ -79,10 +79,10 @@ def base_on_workers(left: Inheritance) -> TermBase:
     return TermBase(from_term=left.term, checkpoint_step=None, adopted_step=left.recorded)
 
 
-def whole_group(descriptions: Iterable[JsonObject]) -> tuple[Generation, dict[WorkerId, Member]] | None:
-    """The members of one generation, if all of them live and are at work or done with it; else None."""
+def whole_group(descriptions: Iterable[JsonObject], spec: int) -> tuple[Generation, dict[WorkerId, Member]] | None:
+    """The members of one generation, if all of them live, are at work or done with it, and by the spec in force; else None."""
     found = list(descriptions)
-    if not found or any(each["phase"] not in ("training", "done") for each in found):
+    if not found or any(each["phase"] not in ("training", "done") or each["spec"] != spec for each in found):
         return None
     generations = {each["generation"] for each in found}
     sizes = {each["world_size"] for each in found}

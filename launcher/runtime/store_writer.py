@@ -49,3 +49,6 @@ class StoreWriter:
                 except LauncherError as error:
                     self._failed(error)
                     break
+                except Exception as error:  # noqa: BLE001 - a defect must end the job with its name, not this thread in silence
+                    self._failed(LauncherError(f"writing the record failed: {type(error).__name__}: {error}"))
+                    break

@@ -9,6 +9,7 @@ moved for ORPHAN_LIMIT_S it ends itself.
 
 from __future__ import annotations
 
+import math
 import os
 import queue
 import socket
@@ -97,6 +98,7 @@ class Worker:
             "pid": os.getpid(),
             "node": socket.gethostname(),
             "phase": self._phase,
+            "spec": self._spec.number,
             "generation": self._generation,
             "rank": self._rank,
             "world_size": self._world_size,
@@ -304,7 +306,9 @@ class Reporter:
 
     def evaluated(self, step: int, metrics: dict[str, float]) -> None:
         if self._worker._rank == 0:
-            self._worker._send({"kind": "evaluated", "step": step, "metrics": dict(metrics)}, keep=True)
+            self._worker._send(
+                {"kind": "evaluated", "step": step, "metrics": {name: finite(value) for name, value in metrics.items()}}, keep=True
+            )
 
     def saved(self, part: CheckpointPart) -> None:
         self._worker._send({"kind": "saved", "step": part.step, "part": part.to_json()}, keep=True)
@@ -317,6 +321,11 @@ class Reporter:
         if not worker._connected.is_set() and self._every is not None and worker._applied % self._every == 0:
             worker._connected.wait(ORPHAN_LIMIT_S + 5.0)
         return worker._stop.is_set()
+
+
+def finite(value: float) -> float | None:
+    """JSON has no word for what is not a number."""
+    return value if math.isfinite(value) else None
 
 
 def user_traceback(error: BaseException) -> str:

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from launcher.core.errors import ConfigError, InfrastructureError, JobFailed
+from launcher.core.errors import ConfigError, JobFailed
 
 LIMIT_BYTES = 100 * 1024 * 1024
 CACHES = frozenset(
@@ -65,20 +65,6 @@ class _File:
 def code_key(digest: str) -> str:
     """The key of an archive, relative to the run."""
     return f"code/{digest}.zip"
-
-
-def shipped_folder() -> Path:
-    """The folder with the configs/ and models/ that come with launcher: in the wheel, or the root of a checkout."""
-    package = Path(__file__).resolve().parent.parent
-    for folder in (package / "shipped", package.parent):
-        if (folder / "configs").is_dir() and (folder / "models").is_dir():
-            return folder
-    raise InfrastructureError(
-        "the configurations and models that come with launcher are missing",
-        where=str(package / "shipped"),
-        expected="folders configs and models",
-        next="install launcher again",
-    )
 
 
 def archive(

@@ -65,11 +65,15 @@ class FakeBackend:
     remains: str = ""
     launched: list[JobSpec] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
+    announced: list[str] = field(default_factory=list)
 
     def place(self, spec: JobSpec) -> Placement:
         if self.place_error is not None:
             raise self.place_error
         return self.placement
+
+    def announce(self, run: RunStore) -> None:
+        self.announced.append(run.run_id)
 
     def launch(self, spec: JobSpec, run: RunStore) -> None:
         if self.launch_error is not None:

@@ -21,12 +21,20 @@ def run(tmp_path: Path) -> RunStore:
 
 
 def worker(name: str, rank: int, **facts: object) -> JsonObject:
-    known: dict[str, object] = {"worker": name, "rank": rank, "phase": "training", "generation": 3, "world_size": 2, "applied": 10}
+    known: dict[str, object] = {
+        "worker": name,
+        "rank": rank,
+        "spec": 1,
+        "phase": "training",
+        "generation": 3,
+        "world_size": 2,
+        "applied": 10,
+    }
     return {**known, **facts}  # type: ignore[dict-item]
 
 
 def test_a_whole_generation_is_recognised() -> None:
-    whole = whole_group([worker("w0", 1, applied=11), worker("w1", 0)])
+    whole = whole_group([worker("w0", 1, applied=11), worker("w1", 0)], 1)
     assert whole is not None
     generation, members = whole
     assert generation == 3
@@ -40,14 +48,15 @@ def test_a_whole_generation_is_recognised() -> None:
         worker("w1", 0),
         worker("w1", 1, phase="broken"),
         worker("w1", 1, world_size=3),
+        worker("w1", 1, spec=2),
     ],
 )
 def test_a_group_with_a_gap_is_not_adopted(second: JsonObject) -> None:
-    assert whole_group([worker("w0", 0), second]) is None
+    assert whole_group([worker("w0", 0), second], 1) is None
 
 
 def test_no_workers_are_no_group() -> None:
-    assert whole_group([]) is None
+    assert whole_group([], 1) is None
 
 
 def test_a_new_run_begins_at_nothing(run: RunStore) -> None:

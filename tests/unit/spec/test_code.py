@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from launcher.config.shipped import shipped_folder
 from launcher.core.errors import ConfigError, JobFailed
-from launcher.spec.code import archive, shipped_folder, unpack
+from launcher.spec.code import archive, unpack
 
 pytestmark = pytest.mark.unit
 
