@@ -48,7 +48,7 @@ class Worker:
     def __init__(self, spec: JsonObject, runs: str, worker: str, code_folder: str) -> None:
         self._id = WorkerId(worker)
         self._spec = JobSpec.from_json(spec)
-        self._run = RunStore(open_store(runs), RunId(self._spec.run_id))
+        self._runs = runs
         self._code_folder = Path(code_folder)
         self._lock = threading.RLock()
         self._link: LinkClient | None = None
@@ -62,6 +62,7 @@ class Worker:
         self._rank = 0
         self._world_size = 0
         self._stop = threading.Event()
+        self._admitted = threading.Event()
         self._connected = threading.Event()
         self._built: JsonObject = {}
         """What is known of the job once it is built: device, total_steps, data_size."""
@@ -74,8 +75,12 @@ class Worker:
 
     # called by Ray
 
-    def attach(self, term: int, host: str, port: int, secret: str) -> JsonObject:
-        """Report to the controller of this term from now on; a lower term than the present one is refused (empty answer)."""
+    def attach(self, term: int, host: str, port: int, secret: str, environment: dict[str, str]) -> JsonObject:
+        """Report to the controller of this term from now on; a lower term than the present one is refused (empty answer).
+
+        `environment`: the variables that open the run store. They come by call, because whoever started Ray may have had
+        others, and because what is given to Ray as an actor's environment is shown in its dashboard.
+        """
         with self._lock:
             if term <= self._term:
                 return {}
@@ -90,6 +95,8 @@ class Worker:
                 self._link.send(message)
             if self._store is not None:
                 self._store.repeat()
+            os.environ.update(environment)
+            self._admitted.set()
         return self.describe()
 
     def describe(self) -> JsonObject:
@@ -175,17 +182,19 @@ class Worker:
 
     def _build(self) -> None:
         started = time.monotonic()
-        code = unpack(self._run.store.get(self._run.key(f"code/{self._spec.code.digest}.zip")), self._spec.code.digest, self._code_folder)
-        sys.path.insert(0, str(code))
-        os.chdir(code)
         import torch
 
         from launcher.training.trainer import Trainer
 
+        imported = time.monotonic()
+        self._admitted.wait()
+        self._run = RunStore(open_store(self._runs), RunId(self._spec.run_id))
+        code = unpack(self._run.store.get(self._run.key(f"code/{self._spec.code.digest}.zip")), self._spec.code.digest, self._code_folder)
+        sys.path.insert(0, str(code))
+        os.chdir(code)
         config = self._spec.config
         device = _device(config.resources.device, config.gpu, torch.cuda.is_available())
         threads = config.resources.threads or max(1, (os.cpu_count() or 1) // config.workers.max)
-        imported = time.monotonic()
         trainer = Trainer(config, self._run, Reporter(self), device=device, threads=threads)
         trainer.build()
         warm = trainer.warm_up()
@@ -247,7 +256,7 @@ class Worker:
                 generation=self._generation,
                 rank=self._rank,
                 world_size=self._world_size,
-                device=trainer.device,
+                device=str(self._built["device"]),
                 timeout_s=FORM_TIMEOUT_S,
             )
             outcome = trainer.run(self._collective)

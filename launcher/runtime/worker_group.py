@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -19,6 +20,7 @@ from launcher.runtime.worker import Worker
 from launcher.spec.job import JobSpec
 
 RAY_PATIENCE_S = 180.0
+STORE_VARIABLES = ("AWS_", "GOOGLE_", "AZURE_")
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,11 @@ def wait_for_ray(ray_file: Path, error_file: Path, *, patience_s: float = RAY_PA
             )
         time.sleep(0.05)
     raise BackendUnavailable(f"the local Ray was not ready within {patience_s:g} s", where=str(error_file.with_name("keeper.log")))
+
+
+def store_environment() -> dict[str, str]:
+    """The variables by which object stores are found and opened."""
+    return {name: value for name, value in os.environ.items() if name.startswith(STORE_VARIABLES)}
 
 
 @dataclass
@@ -101,7 +108,7 @@ class WorkerGroup:
         done: Callable[[WorkerId, JsonObject | None, str], None],
     ) -> None:
         """Tell a worker whom to report to; `done` gets its description, or why it cannot be reached, on another thread."""
-        future: Future[Any] = self.actors[worker].attach.remote(term, *address, secret).future()
+        future: Future[Any] = self.actors[worker].attach.remote(term, *address, secret, store_environment()).future()
 
         def answered(result: Future[Any]) -> None:
             error = result.exception()
