@@ -1,0 +1,42 @@
+"""Evaluation on the held-out split, shared out over the ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from launcher.training.batch import share
+from launcher.training.samples import Samples
+from launcher.training.step import Objective
+
+if TYPE_CHECKING:
+    from launcher.training.collective import Collective
+
+
+def evaluate(
+    objective: Objective, samples: Samples, collective: Collective, *, chunk: int, device: str, on_forward: Callable[[], None]
+) -> dict[str, float]:
+    """Means over the whole split of the loss ("loss") and of the task's metrics, the same on every rank.
+
+    The split is cut into chunks of `chunk` samples whatever the world size, so that only the order of the last sum depends on it.
+    """
+    model = objective.model
+    training = model.training
+    model.eval()
+    names = objective.metric_names or ()
+    sums = torch.zeros(1 + len(names), dtype=torch.float64, device=device)
+    try:
+        with torch.no_grad():
+            for index in share(-(-len(samples) // chunk), collective.world_size, collective.rank):
+                on_forward()
+                batch = samples.read(np.arange(index * chunk, min((index + 1) * chunk, len(samples)), dtype=np.int64))
+                _, figures = objective(batch)
+                sums += figures.double().sum(1)
+    finally:
+        model.train(training)
+    collective.all_reduce(sums).wait()
+    loss, *metrics = (sums / len(samples)).tolist()
+    return {"loss": loss, **dict(zip(names, metrics, strict=True))}

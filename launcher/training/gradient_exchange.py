@@ -1,0 +1,131 @@
+"""Summing gradients over the ranks: flat buckets, sent while the last backward pass of the step is still computing.
+
+Buckets follow the parameters in reverse, about the order in which backward passes finish them, and are always sent in that order, so
+that all ranks agree. The last one also carries the step's sums (losses, metrics, flags, buffers): when it has arrived, so has the
+step. Measured against one reduction after the backward pass, and against DDP, on two CPU processes: no slower than either.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from launcher.training.collective import Collective, Work
+
+FIRST_BUCKET_BYTES = 1 << 20
+"""Small, so that sending begins early."""
+BUCKET_BYTES = 25 << 20
+
+
+class Bucket:
+    def __init__(self, parameters: list[nn.Parameter], tail: int) -> None:
+        """`tail`: further float32 numbers behind the gradients."""
+        sizes = [parameter.numel() for parameter in parameters]
+        dtype = torch.float64 if any(parameter.dtype == torch.float64 for parameter in parameters) else torch.float32
+        self.flat = torch.zeros(sum(sizes) + tail, dtype=dtype, device=parameters[0].device)
+        self.parameters = parameters
+        self.tail: Tensor
+        *pieces, self.tail = torch.split(self.flat, [*sizes, tail])
+        self.views: list[Tensor] = [piece.view_as(parameter) for piece, parameter in zip(pieces, parameters, strict=True)]
+        self.missing: set[nn.Parameter] = set()
+        self.work: Work | None = None
+
+    def fill(self) -> None:
+        with torch.no_grad():
+            for view, parameter in zip(self.views, self.parameters, strict=True):
+                if parameter.grad is None:
+                    view.zero_()
+            present = [
+                (view, parameter.grad) for view, parameter in zip(self.views, self.parameters, strict=True) if parameter.grad is not None
+            ]
+            torch._foreach_copy_([view for view, _ in present], [gradient for _, gradient in present])
+
+
+class GradientExchange:
+    """The gradients of one generation. A parameter without a gradient counts as zero, at every world size."""
+
+    def __init__(self, parameters: list[nn.Parameter], collective: Collective) -> None:
+        self._parameters = parameters
+        self._collective = collective
+        self._buckets: list[Bucket] = []
+        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+        self._sums: Tensor | None = None
+        self._sent = 0
+        self._armed = False
+
+    @property
+    def alone(self) -> bool:
+        return self._collective.world_size == 1
+
+    def close(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+    def begin_step(self) -> None:
+        for parameter in self._parameters:
+            parameter.grad = None
+        self._armed = False
+
+    def arm(self, sums: Tensor) -> None:
+        """Before the last backward pass: `sums`, (n,) float32 and always as long, go with the last bucket."""
+        if self.alone:
+            self._sums = sums
+            return
+        if not self._buckets:
+            self._make_buckets(len(sums))
+        for bucket in self._buckets:
+            bucket.missing = set(bucket.parameters)
+            bucket.work = None
+        self._buckets[-1].tail.copy_(sums)
+        self._sent = 0
+        self._armed = True
+
+    def finish(self) -> Tensor:
+        """After the last backward pass: wait for the others' gradients; `.grad` holds the sums then. Gives the sums of `sums`."""
+        if self.alone:
+            assert self._sums is not None, "armed before"
+            for parameter in self._parameters:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+            return self._sums
+        self._armed = False
+        for bucket in self._buckets[self._sent :]:
+            self._send(bucket)
+        for bucket in self._buckets:
+            assert bucket.work is not None, "all were sent"
+            bucket.work.wait()
+            for parameter, view in zip(bucket.parameters, bucket.views, strict=True):
+                parameter.grad = view if view.dtype == parameter.dtype else view.to(parameter.dtype)
+        return self._buckets[-1].tail
+
+    def _make_buckets(self, tail: int) -> None:
+        pending: list[list[nn.Parameter]] = [[]]
+        size, limit = 0, FIRST_BUCKET_BYTES
+        for parameter in reversed(self._parameters):
+            if size >= limit:
+                pending.append([])
+                size, limit = 0, BUCKET_BYTES
+            pending[-1].append(parameter)
+            size += parameter.numel() * 4
+        for index, members in enumerate(pending):
+            bucket = Bucket(members, tail if index == len(pending) - 1 else 0)
+            self._buckets.append(bucket)
+            for parameter in members:
+                self._hooks.append(parameter.register_post_accumulate_grad_hook(partial(self._ready, bucket)))  # type: ignore[no-untyped-call] # untyped in torch
+
+    def _ready(self, bucket: Bucket, parameter: Tensor) -> None:
+        if not self._armed:
+            return
+        bucket.missing.discard(parameter)
+        while self._sent < len(self._buckets) and not self._buckets[self._sent].missing:
+            self._send(self._buckets[self._sent])
+
+    def _send(self, bucket: Bucket) -> None:
+        bucket.fill()
+        bucket.work = self._collective.all_reduce(bucket.flat)
+        self._sent += 1

@@ -1,0 +1,202 @@
+"""One optimizer step: computed as scratch, reduced once, then applied or rolled back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from launcher.core.errors import TrainingDiverged, UserCodeError
+from launcher.training.batch import BatchPlan
+from launcher.training.gradient_exchange import GradientExchange
+from launcher.training.per_shard import PerShardLayers
+from launcher.training.random_streams import OTHER_OPERATORS, mix
+from launcher.training.tasks import Batch, Task
+from launcher.training.tracked_buffers import TrackedBuffers
+
+
+@dataclass(frozen=True)
+class StepSums:
+    """What the step's last collective brought, over all B samples."""
+
+    loss: float
+    """Mean."""
+    metrics: dict[str, float]
+    """Means."""
+    stop: bool
+    """Some rank was asked to stop."""
+    statistics: list[Tensor]
+    buffers: list[Tensor]
+
+
+class Objective:
+    """Forward passes of the model under the task: losses and metrics of samples."""
+
+    def __init__(self, model: nn.Module, task: Task, *, precision: str, device: str) -> None:
+        self.model = model
+        self.task = task
+        self.metric_names: tuple[str, ...] | None = None
+        self._device = device
+        self._bf16 = precision == "bf16"
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Losses (n,) and figures (1 + metrics, n), detached: losses first, then the metrics in the order of their names."""
+        with self.autocast():
+            outputs = self.model(*self.task.inputs(batch))
+            losses = self.task.losses(outputs, batch)
+        with torch.no_grad():
+            metrics = self.task.metrics(outputs, batch)
+            names = tuple(sorted(metrics))
+            if self.metric_names is None:
+                self.metric_names = names
+            self._check(losses, metrics, names, len(batch[0]))
+            return losses, torch.stack([losses.detach().float(), *(metrics[name].float() for name in names)])
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(torch.device(self._device).type, torch.bfloat16) if self._bf16 else nullcontext()
+
+    def _check(self, losses: Tensor, metrics: dict[str, Tensor], names: tuple[str, ...], samples: int) -> None:
+        if names != self.metric_names:
+            raise UserCodeError(
+                "the task's metrics are not always the same",
+                where="task",
+                given=", ".join(names),
+                expected=", ".join(self.metric_names or ()),
+            )
+        for name, value in [("losses", losses), *metrics.items()]:
+            if value.shape != (samples,):
+                raise UserCodeError(
+                    f"the task's {name} are not per sample",
+                    where="task",
+                    given=f"shape {tuple(value.shape)} for {samples} samples",
+                    expected=f"shape ({samples},)",
+                    next='for a loss of torch, reduction="none"',
+                )
+
+
+class TrainingStep:
+    """The computation of a step on one rank."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        layers: PerShardLayers,
+        buffers: TrackedBuffers,
+        optimizer: torch.optim.Optimizer,
+        scheduler: Any | None,
+        plan: BatchPlan,
+        *,
+        seed: int,
+        grad_clip_norm: float | None,
+        on_forward: Callable[[], None],
+    ) -> None:
+        self._objective = objective
+        self._layers = layers
+        self._buffers = buffers
+        self._optimizer = optimizer
+        self._scheduler = scheduler
+        self._plan = plan
+        self._seed = seed
+        self._clip = grad_clip_norm
+        self._on_forward = on_forward
+        self._parameters = [parameter for parameter in objective.model.parameters() if parameter.requires_grad]
+
+    def compute(
+        self, step: int, forwards: tuple[range, ...], batches: Iterable[Batch], exchange: GradientExchange, stop_requested: bool
+    ) -> StepSums:
+        """Gradients of the whole batch in `.grad` of the parameters; nothing else of the state is changed.
+
+        Whatever is raised, CollectiveBroken or the user's own, the state is that before the step.
+        """
+        try:
+            return self._compute(step, forwards, batches, exchange, stop_requested)
+        except BaseException:
+            self._buffers.roll_back()
+            for parameter in self._parameters:
+                parameter.grad = None
+            raise
+
+    def _compute(
+        self, step: int, forwards: tuple[range, ...], batches: Iterable[Batch], exchange: GradientExchange, stop_requested: bool
+    ) -> StepSums:
+        exchange.begin_step()
+        self._layers.statistics.begin_step()
+        self._buffers.begin_step()
+        figures: Tensor | None = None
+        for index, (shards, batch) in enumerate(zip(forwards, batches, strict=True)):
+            losses, values = self.forward(step, shards, batch)
+            figures = values if figures is None else figures + values
+            if index == len(forwards) - 1:
+                exchange.arm(self._pack(figures, stop_requested))
+            torch.autograd.backward(losses, torch.full_like(losses, 1.0 / self._plan.global_batch_size))
+        return self._unpack(exchange.finish())
+
+    def forward(self, step: int, shards: range, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Losses (n,) and the sums of the figures (1 + metrics,) of one forward pass."""
+        self._on_forward()
+        seed_operators(mix(OTHER_OPERATORS, self._seed, step, shards.start))
+        self._buffers.begin_forward()
+        with self._layers.forward(step, shards):
+            losses, figures = self._objective(batch)
+        self._buffers.end_forward(shards)
+        return losses, figures.sum(1)
+
+    def apply(self, sums: StepSums, step: int) -> float | None:
+        """Optimizer, scheduler and buffers take the step; the gradient's norm where it is clipped. Raises TrainingDiverged before anything is changed."""
+        if not math.isfinite(sums.loss):
+            raise diverged("the loss is not finite", step, f"loss {sums.loss}")
+        norm = None
+        if self._clip is not None:
+            norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._clip))
+            if not math.isfinite(norm):
+                raise diverged("the gradient is not finite", step, f"norm {norm}")
+        self._optimizer.step()
+        if self._scheduler is not None:
+            self._scheduler.step()
+        with torch.no_grad():
+            self._layers.statistics.apply(sums.statistics, self._plan.shards)
+            self._buffers.apply(sums.buffers, self._plan.shards)
+        return norm
+
+    def _pack(self, figures: Tensor, stop_requested: bool) -> Tensor:
+        flag = torch.full((1,), float(stop_requested), device=figures.device)
+        return torch.cat([figures, flag, *(part.flatten().float() for part in self._parts())])
+
+    def _parts(self) -> list[Tensor]:
+        return [*self._layers.statistics.sums(), *self._buffers.sums()]
+
+    def _unpack(self, packed: Tensor) -> StepSums:
+        names = self._objective.metric_names or ()
+        loss, *values, stop = packed[: len(names) + 2].tolist()
+        parts = []
+        position = len(names) + 2
+        for part in self._parts():
+            parts.append(packed[position : position + part.numel()].view(part.shape))
+            position += part.numel()
+        samples = self._plan.global_batch_size
+        kept = len(self._layers.statistics.sums())
+        means = {name: value / samples for name, value in zip(names, values, strict=True)}
+        return StepSums(loss / samples, means, stop > 0, parts[:kept], parts[kept:])
+
+
+def diverged(what: str, step: int, given: str) -> TrainingDiverged:
+    """`step`: the one that was not applied, counted as the state it would have led to."""
+    return TrainingDiverged(
+        f"{what} at step {step}",
+        where=f"step {step}",
+        given=given,
+        expected="finite numbers",
+        next="lower optimizer.lr or set trainer.grad_clip_norm, then resume from the last good checkpoint",
+    )
+
+
+def seed_operators(seed: int) -> None:
+    """Where torch's own random operators begin, on every device."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call] # untyped in torch
+        torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(seed)

@@ -1,0 +1,78 @@
+"""Buffers that a model's own layers change while training: the step's value is the mean over the shards' updates from one start.
+
+Whole numbers (and bool) come from shard 0. They travel as four 16-bit digits each: a float32 sum over ranks holds these exactly.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+DIGITS = 4
+_DIGIT = 1 << 16
+
+
+class TrackedBuffers:
+    """The named buffers of a model; scratch between `begin_step` and `apply`, put back by `roll_back`."""
+
+    def __init__(self, model: nn.Module, names: list[str]) -> None:
+        self._places = [(model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in names]
+        self._starts: list[Tensor] = []
+        self._sums: list[Tensor] = []
+
+    def begin_step(self) -> None:
+        self._starts = [self._value(place).detach().clone() for place in self._places]
+        self._sums = [
+            torch.zeros(start.numel() * (1 if start.is_floating_point() else DIGITS), device=start.device) for start in self._starts
+        ]
+
+    def begin_forward(self) -> None:
+        self.roll_back()
+
+    def end_forward(self, shards: range) -> None:
+        for place, start, total in zip(self._places, self._starts, self._sums, strict=True):
+            value = self._value(place).detach()
+            if start.is_floating_point():
+                total += (value - start).flatten().float() * len(shards)
+            elif 0 in shards:
+                total += _digits(value)
+
+    def sums(self) -> list[Tensor]:
+        """What this rank adds to the step's last collective."""
+        return self._sums
+
+    @torch.no_grad()
+    def apply(self, sums: list[Tensor], shards: int) -> None:
+        for (module, name), start, total in zip(self._places, self._starts, sums, strict=True):
+            value = start + (total / shards).view(start.shape).to(start.dtype) if start.is_floating_point() else _whole(total, start)
+            _write(module, name, value)
+
+    @torch.no_grad()
+    def roll_back(self) -> None:
+        for (module, name), start in zip(self._places, self._starts, strict=True):
+            _write(module, name, start)
+
+    def _value(self, place: tuple[nn.Module, str]) -> Tensor:
+        value = place[0]._buffers[place[1]]
+        assert value is not None, "a buffer that changed in the trial step is there"
+        return value
+
+
+def _write(module: nn.Module, name: str, value: Tensor) -> None:
+    buffer = module._buffers[name]
+    if buffer is not None and buffer.shape == value.shape:
+        buffer.copy_(value)
+    else:
+        module._buffers[name] = value.clone()
+
+
+def _digits(value: Tensor) -> Tensor:
+    number = value.flatten().to(torch.int64)
+    return torch.cat([((number >> (16 * place)) & (_DIGIT - 1)).float() for place in range(DIGITS)])
+
+
+def _whole(digits: Tensor, like: Tensor) -> Tensor:
+    number = torch.zeros(like.numel(), dtype=torch.int64, device=like.device)
+    for place, digit in enumerate(digits.view(DIGITS, -1)):
+        number |= digit.to(torch.int64) << (16 * place)
+    return number.view(like.shape).to(like.dtype)

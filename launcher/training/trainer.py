@@ -1,0 +1,301 @@
+"""One worker's program: build, then train generation after generation from where the state is."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from launcher.config.schema import Component, JobConfig
+from launcher.core.errors import ConfigError, UserCodeError
+from launcher.core.run_store import RunStore
+from launcher.training.batch import BatchPlan, total_steps
+from launcher.training.components import build
+from launcher.training.data_order import DataOrder
+from launcher.training.device import use_threads
+from launcher.training.evaluate import evaluate
+from launcher.training.gradient_exchange import GradientExchange
+from launcher.training.per_shard import PerShardLayers
+from launcher.training.samples import Samples, TrainingFeed, read_forward
+from launcher.training.saving import CheckpointSaver
+from launcher.training.step import Objective, TrainingStep
+from launcher.training.tracked_buffers import TrackedBuffers
+from launcher.training.train_state import TrainState
+from launcher.training.warm_up import TrialStep, WarmUp
+
+if TYPE_CHECKING:
+    from launcher.checkpoint.manifest import CheckpointManifest, CheckpointPart
+    from launcher.training.collective import Collective
+
+TOTAL_STEPS = "total_steps"
+"""As a value among the scheduler's parameters: the number of steps of the whole training."""
+SAMPLES_CHECKED = 2
+"""How many samples the model is tried on before anything else."""
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    step: int
+    """The state after it: the first step has 1."""
+    loss: float
+    """Mean over the samples of the batch."""
+    metrics: dict[str, float]
+    """Means over the samples of the batch."""
+    seconds: float
+    grad_norm: float | None
+    """Before clipping; None where nothing is clipped."""
+
+
+class Observer(Protocol):
+    """Told of what happens, on every rank."""
+
+    def applied(self, record: StepRecord) -> None:
+        """A step was applied. Called for every one, between steps: be quick."""
+        ...
+
+    def evaluated(self, step: int, metrics: dict[str, float]) -> None:
+        """Means over the held-out split, with "loss" among them."""
+        ...
+
+    def saved(self, part: CheckpointPart) -> None:
+        """This rank's part of a checkpoint is durable. Comes from the saving thread."""
+        ...
+
+    def save_failed(self, step: int, error: Exception) -> None: ...
+
+    def stop_requested(self) -> bool:
+        """Whether to stop; asked once a step."""
+        ...
+
+
+class Outcome(Enum):
+    FINISHED = "finished"
+    STOPPED = "stopped"
+
+
+class Trainer:
+    """Call `build`, then `restore` or `initialise` where there is something to begin from, then `run` for each generation."""
+
+    def __init__(self, config: JobConfig, run: RunStore, observer: Observer, *, device: str, threads: int | None) -> None:
+        self._config = config
+        self._run = run
+        self._observer = observer
+        self._device = device
+        self._threads = threads
+        self._warm_up: WarmUp | None = None
+        self.step = 0
+        """Steps applied."""
+        self.total_steps = 0
+        self.data_size = 0
+        self.progress = 0
+        """Grows with every forward pass; may be read from another thread."""
+
+    def build(self) -> None:
+        """Import and build model, data, task, optimizer and scheduler, and see that they fit together.
+
+        Raises ConfigError or UserCodeError where they do not; what the user's own code raises comes out unchanged.
+        """
+        config = self._config
+        use_threads(self._threads)
+        random.seed(config.seed)
+        np.random.seed(config.seed % 2**32)
+        torch.manual_seed(config.seed)
+        self._build_data()
+        self._task = build(config.task, key="task")
+        model = build(config.model, key="model")
+        if not isinstance(model, torch.nn.Module):
+            raise UserCodeError(
+                "the model is not a torch.nn.Module", where="model._target_", given=type(model).__name__, expected="a torch.nn.Module"
+            )
+        self._model = model.to(self._device)
+        self._objective = Objective(self._model, self._task, precision=config.trainer.precision, device=self._device)
+        self._check_output()
+        self._model.train()
+        self._layers = PerShardLayers(self._model, seed=config.seed, micro_batch_size=config.trainer.micro_batch_size, device=self._device)
+        self._build_optimizer()
+        self._saver = CheckpointSaver(self._run, self._observer.saved, self._observer.save_failed)
+
+    def warm_up(self) -> WarmUp:
+        """Try a forward and backward pass, and decide whether shards may share one. Leaves no trace in the state."""
+        config = self._config
+        full = BatchPlan(
+            global_batch_size=config.trainer.global_batch_size,
+            micro_batch_size=config.trainer.micro_batch_size,
+            width=config.fused_shards,
+        )
+        pair = min(2, full.width)
+        shards = [self._read(full, range(index, index + 1)) for index in range(pair)]
+        together = self._read(full, range(2)) if pair == 2 else None
+        objective = Objective(self._model, self._task, precision="fp32", device=self._device)
+        self._count_forward()
+        trial = TrialStep(objective, self._layers, seed=config.seed).run(shards, together, config.trainer.fuse)
+        self._count_forward()
+        self._plan = full if trial.warm_up.fused else replace(full, width=1)
+        self._step = TrainingStep(
+            self._objective,
+            self._layers,
+            TrackedBuffers(self._model, trial.buffers),
+            self._optimizer,
+            self._scheduler,
+            self._plan,
+            seed=config.seed,
+            grad_clip_norm=config.trainer.grad_clip_norm,
+            on_forward=self._count_forward,
+        )
+        self._warm_up = trial.warm_up
+        return trial.warm_up
+
+    def restore(self, manifest: CheckpointManifest) -> None:
+        """Take model, optimizer, scheduler and step from a checkpoint of this run. Raises CheckpointCorrupt."""
+        from launcher.checkpoint.reader import read_checkpoint
+
+        tensors, document = read_checkpoint(self._run, manifest)
+        self.step = self._state.load(tensors, document)
+        self._saver.last_step = self.step
+
+    def initialise(self, run: RunStore, manifest: CheckpointManifest) -> None:
+        """Take the model alone from a checkpoint of some run. Raises CheckpointCorrupt."""
+        from launcher.checkpoint.reader import read_checkpoint
+
+        tensors, _ = read_checkpoint(run, manifest)
+        self._state.load_model(tensors)
+
+    def run(self, collective: Collective) -> Outcome:
+        """Train from `step` to `total_steps` as one rank of a generation; saved and evaluated when it returns.
+
+        Raises CollectiveBroken when the generation ended: the step in flight is not applied. Raises TrainingDiverged;
+        what the user's own code raises comes out unchanged.
+        """
+        if self._warm_up is None:
+            self.warm_up()
+        if self.step == 0 and collective.world_size > 1:
+            self._take_from_rank_0(collective)
+        forwards = self._plan.forwards(collective.world_size, collective.rank)
+        exchange = GradientExchange([item for item in self._model.parameters() if item.requires_grad], collective)
+        feed = TrainingFeed(self._train, self._order, self._plan, forwards, end=self.total_steps)
+        try:
+            return self._train_until_end(collective, exchange, feed, forwards)
+        finally:
+            exchange.close()
+            feed.close()
+            self._saver.wait()
+
+    def _train_until_end(
+        self, collective: Collective, exchange: GradientExchange, feed: TrainingFeed, forwards: tuple[range, ...]
+    ) -> Outcome:
+        trainer, save_every = self._config.trainer, self._config.checkpoint.every_steps
+        while self.step < self.total_steps:
+            began = time.perf_counter()
+            sums = self._step.compute(self.step, forwards, feed.step(self.step), exchange, self._observer.stop_requested())
+            norm = self._step.apply(sums, self.step + 1)
+            self.step += 1
+            self._observer.applied(StepRecord(self.step, sums.loss, sums.metrics, time.perf_counter() - began, norm))
+            if self.step == self.total_steps:
+                break
+            if trainer.eval_every_steps and self.step % trainer.eval_every_steps == 0:
+                self._evaluate(collective)
+            if sums.stop:
+                self._save_and_wait(collective)
+                return Outcome.STOPPED
+            if save_every and self.step % save_every == 0:
+                self._save(collective)
+        self._evaluate(collective)
+        self._save_and_wait(collective)
+        return Outcome.FINISHED
+
+    def _evaluate(self, collective: Collective) -> None:
+        chunk = self._config.fused_shards * self._config.trainer.micro_batch_size
+        metrics = evaluate(self._objective, self._test, collective, chunk=chunk, device=self._device, on_forward=self._count_forward)
+        self._observer.evaluated(self.step, metrics)
+
+    def _save(self, collective: Collective) -> None:
+        self._saver.save(self._state.tensors(), self._state.document(self.step), self.step, collective)
+
+    def _save_and_wait(self, collective: Collective) -> None:
+        """The last checkpoint of a run decides whether it can go on: a failure is raised."""
+        if self._saver.last_step != self.step:
+            self._save(collective)
+        error = self._saver.wait()
+        if error is not None:
+            raise error
+
+    def _take_from_rank_0(self, collective: Collective) -> None:
+        """Ranks need not have built equal models: some start from what their machine gives."""
+        with torch.no_grad():
+            for _, tensor in sorted(self._state.tensors().items()):
+                whole = tensor.detach().contiguous()
+                carried = whole.to(torch.uint8) if whole.dtype == torch.bool else whole
+                carried = carried.to(self._device)
+                collective.broadcast(carried, 0).wait()
+                tensor.copy_(carried)
+
+    def _build_data(self) -> None:
+        config = self._config
+        try:
+            data = build(config.data, key="data")
+        except OSError as error:
+            raise UserCodeError(
+                f"the data cannot be read: {error.strerror or error}",
+                where=f"data ({config.data.target})",
+                given=str(error.filename or config.data.params),
+                expected="files that this worker may read",
+            ) from error
+        for split in ("train", "test"):
+            if not hasattr(data, split):
+                raise UserCodeError(
+                    f"the data has no {split} split",
+                    where="data._target_",
+                    given=config.data.target,
+                    expected="an object with .train and .test",
+                )
+        self._train = Samples(data.train, where="data.train", device=self._device)
+        self._test = Samples(data.test, where="data.test", device=self._device)
+        self.data_size = len(self._train)
+        self.total_steps = total_steps(config.trainer, self.data_size)
+        self._order = DataOrder(size=self.data_size, seed=config.seed)
+
+    def _check_output(self) -> None:
+        batch = self._train.read(np.arange(min(SAMPLES_CHECKED, self.data_size), dtype=np.int64))
+        self._model.eval()
+        with torch.no_grad(), self._objective.autocast():
+            self._task.check(self._model(*self._task.inputs(batch)), batch)
+            self._objective(batch)
+
+    def _build_optimizer(self) -> None:
+        config = self._config
+        parameters = [item for item in self._model.parameters() if item.requires_grad]
+        if not parameters:
+            raise UserCodeError("the model has no parameters to train", where="model._target_", given=config.model.target)
+        self._optimizer = build(config.optimizer, parameters, key="optimizer")
+        if not isinstance(self._optimizer, torch.optim.Optimizer):
+            raise ConfigError(
+                "it is no optimizer", where="optimizer._target_", given=config.optimizer.target, expected="one of torch.optim"
+            )
+        schedule = config.scheduler and _with_total_steps(config.scheduler, self.total_steps)
+        self._scheduler: Any | None = None
+        if schedule is not None:
+            self._scheduler = build(schedule, self._optimizer, key="scheduler")
+            if isinstance(self._scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+                raise ConfigError(
+                    "the scheduler needs a metric in every step, which is not supported",
+                    where="scheduler._target_",
+                    given=schedule.target,
+                    expected="a scheduler that depends on the step alone",
+                )
+        self._state = TrainState(self._model, self._optimizer, self._scheduler, config.optimizer, schedule)
+
+    def _read(self, plan: BatchPlan, shards: range) -> tuple[Tensor, ...]:
+        return read_forward(self._train, self._order, plan, 0, shards)
+
+    def _count_forward(self) -> None:
+        self.progress += 1
+
+
+def _with_total_steps(component: Component, steps: int) -> Component:
+    return replace(component, params={key: steps if value == TOTAL_STEPS else value for key, value in component.params.items()})
