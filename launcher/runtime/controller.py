@@ -448,8 +448,8 @@ class Controller:
 
     def _on_error(self, worker: WorkerId, message: Any) -> None:
         rank = self._group.members[worker].rank
-        self._event("worker_error", worker=worker, rank=rank, at=message["step"], detail=message["reason"])
         reason = str(message["reason"])
+        self._event("worker_error", worker=worker, rank=rank, at=message["step"], detail=reason.partition("\n")[0])
         if self._checkpoint is not None and reason.startswith("the loss"):
             reason += f"\n  last good checkpoint: step {self._checkpoint.step}"
         self._decide(m.Failed(worker, reason, ExitCode(message["exit_code"])))
@@ -586,14 +586,13 @@ class Controller:
         end = self._end
         self._commit()
         if self._serving:
-            self._broadcast({"kind": "exit"})
             self._workers.end()
             self._tail.finish()
             while not self._inbox.empty():
                 self._inbox.get()()
         self._watcher.stop()
         self._job_state, self._reason = end.state, end.reason
-        self._event("ended", state=end.state.value, reason=end.reason, exit_code=int(end.exit_code))
+        self._event("ended", state=end.state.value, reason=end.reason.partition("\n")[0], exit_code=int(end.exit_code))
         self._recorder.flush(ledger=True)
         self._write_status()
         written = self._drain_writer()

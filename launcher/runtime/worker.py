@@ -19,6 +19,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from launcher.core.clock import SystemClock, timestamp
@@ -43,13 +44,13 @@ FORM_TIMEOUT_S = 120.0
 
 
 class Worker:
-    """The actor's class. Every call from Ray returns at once."""
+    """What the actor (worker_group.WorkerActor) holds."""
 
     def __init__(self, spec: JsonObject, runs: str, worker: str, code_folder: str) -> None:
         self._id = WorkerId(worker)
         self._spec = JobSpec.from_json(spec)
         self._runs = runs
-        self._code_folder = Path(code_folder)
+        self._code_folder = self._code = Path(code_folder)
         self._lock = threading.RLock()
         self._link: LinkClient | None = None
         self._term = 0
@@ -73,7 +74,7 @@ class Worker:
         threading.Thread(target=self._main, name="training", daemon=True).start()
         threading.Thread(target=self._end_when_orphaned, name="orphan", daemon=True).start()
 
-    # called by Ray
+    # called through Ray; both return at once
 
     def attach(self, term: int, host: str, port: int, secret: str, environment: dict[str, str]) -> JsonObject:
         """Report to the controller of this term from now on; a lower term than the present one is refused (empty answer).
@@ -131,8 +132,6 @@ class Worker:
             case "value":
                 if self._store is not None:
                     self._store.answered(message)
-            case "exit":
-                os._exit(0)
             case _:
                 self._commands.put(message)
 
@@ -190,6 +189,7 @@ class Worker:
         self._admitted.wait()
         self._run = RunStore(open_store(self._runs), RunId(self._spec.run_id))
         code = unpack(self._run.store.get(self._run.key(f"code/{self._spec.code.digest}.zip")), self._spec.code.digest, self._code_folder)
+        self._code = code
         sys.path.insert(0, str(code))
         os.chdir(code)
         config = self._spec.config
@@ -279,12 +279,11 @@ class Worker:
 
     def _fail(self, reason: str, code: ExitCode) -> None:
         self._phase = "failed"
-        print(reason, file=sys.stderr, flush=True)
         self._send({"kind": "error", "reason": reason, "exit_code": int(code), "step": self._applied}, keep=True)
 
     def _user_error(self, error: BaseException) -> str:
         where = f"rank {self._rank}, after step {self._applied}" if self._generation else "while the job was built"
-        return f"{type(error).__name__} in the job's code ({where})\n{user_traceback(error)}"
+        return f"{type(error).__name__} in the job's code ({where})\n{user_traceback(error, self._code)}"
 
 
 class Reporter:
@@ -337,13 +336,20 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def user_traceback(error: BaseException) -> str:
-    """The traceback from where it leaves our own code, as Python prints it; all of it when it never does."""
-    ours = str(Path(__file__).resolve().parents[1])
-    entry = error.__traceback__
-    while entry is not None and entry.tb_frame.f_code.co_filename.startswith(ours):
+def user_traceback(error: BaseException, code: Path) -> str:
+    """The traceback from where it enters the user's code, with paths as the user knows them; else from where it leaves ours."""
+    entry = _first(error.__traceback__, lambda path: path.startswith(str(code)))
+    if entry is None:
+        ours = str(Path(__file__).resolve().parents[1])
+        entry = _first(error.__traceback__, lambda path: not path.startswith(ours))
+    text = "".join(traceback.format_exception(type(error), error, entry or error.__traceback__))
+    return text.replace(f"{code}{os.sep}", "").rstrip()
+
+
+def _first(entry: TracebackType | None, wanted: Callable[[str], bool]) -> TracebackType | None:
+    while entry is not None and not wanted(entry.tb_frame.f_code.co_filename):
         entry = entry.tb_next
-    return "".join(traceback.format_exception(type(error), error, entry or error.__traceback__)).rstrip()
+    return entry
 
 
 def _device(wanted: str, gpu: int | None, cuda: bool) -> str:

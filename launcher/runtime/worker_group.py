@@ -23,6 +23,19 @@ RAY_PATIENCE_S = 180.0
 STORE_VARIABLES = ("AWS_", "GOOGLE_", "AZURE_")
 
 
+class WorkerActor:
+    """The part of a worker that Ray knows; Ray wraps every method of an actor's class, so the worker itself is none."""
+
+    def __init__(self, spec: JsonObject, runs: str, worker: str, code_folder: str) -> None:
+        self._worker = Worker(spec, runs, worker, code_folder)
+
+    def attach(self, term: int, host: str, port: int, secret: str, environment: dict[str, str]) -> JsonObject:
+        return self._worker.attach(term, host, port, secret, environment)
+
+    def describe(self) -> JsonObject:
+        return self._worker.describe()
+
+
 @dataclass(frozen=True)
 class RayPlace:
     address: str
@@ -83,7 +96,7 @@ class WorkerGroup:
 
     def start(self, count: int, first: int) -> list[WorkerId]:
         """`count` new workers, numbered from `first`. CPU workers reserve no CPU, so that a laptop holds any number."""
-        remote = ray.remote(Worker)
+        remote = ray.remote(WorkerActor)
         started = []
         for number in range(first, first + count):
             worker = WorkerId(f"w{number}")
