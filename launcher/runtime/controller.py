@@ -196,15 +196,19 @@ class Controller:
     def _start_from(self, checkpoint: CheckpointInfo | None) -> None:
         self._found(base_on_checkpoint(self._left, checkpoint))
         init = self._spec.config.checkpoint.init_from if checkpoint is None else None
-        started = self._workers.start(self._desired.workers.target, first=0)
+        started = self._start(self._desired.workers.target)
         self._group = m.assemble(
             started, checkpoint=checkpoint.step if checkpoint else None, load=checkpoint is not None or init is not None
         )
         self._reason = "workers start"
+
+    def _start(self, count: int) -> list[WorkerId]:
+        started = self._workers.start(count)
         for worker in started:
             self._workers.attach(
                 worker, self._term, self._address, self._secret.hex(), lambda w, d, why: self._post(lambda: self._attached(w, d, why))
             )
+        return started
 
     # the loop
 
@@ -323,21 +327,12 @@ class Controller:
             self._workers.end(list(members))
             self._facts.clear()
             self._heard_at.clear()
-            self._restart(len(members))
+            self._group = m.assemble(self._start(len(members)), checkpoint=None, load=False)
             return
         self._group = m.Group(
             phase=m.Phase.LOADING, generation=self._group.generation, members=members, checkpoint=older.step if older else None, load=True
         )
         self._load()
-
-    def _restart(self, count: int) -> None:
-        first = 1 + max(int(worker[1:]) for worker in self._group.members)
-        started = self._workers.start(count, first=first)
-        self._group = m.assemble(started, checkpoint=None, load=False)
-        for worker in started:
-            self._workers.attach(
-                worker, self._term, self._address, self._secret.hex(), lambda w, d, why: self._post(lambda: self._attached(w, d, why))
-            )
 
     # what is heard
 

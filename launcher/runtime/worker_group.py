@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,7 @@ class WorkerGroup:
     code_folder: Path
     gpu: int = 0
     actors: dict[WorkerId, Any] = field(default_factory=dict)
+    next_number: int = 0
 
     def connect(self, place: RayPlace) -> None:
         """Become a driver of Ray, in the run's namespace."""
@@ -89,16 +91,18 @@ class WorkerGroup:
 
     def find(self) -> list[WorkerId]:
         """Workers of this run that live from an earlier term."""
-        names = [WorkerId(str(name)) for name in list_named_actors()]
-        for name in names:
-            self.actors[name] = ray.get_actor(name)
-        return sorted(names)
+        for name in list_named_actors():
+            # A name stays taken until Ray has seen its actor's death, so numbers are not given twice.
+            self.next_number = max(self.next_number, int(str(name)[1:]) + 1)
+            with suppress(ValueError):  # it died since it was listed
+                self.actors[WorkerId(str(name))] = ray.get_actor(str(name))
+        return sorted(self.actors)
 
-    def start(self, count: int, first: int) -> list[WorkerId]:
-        """`count` new workers, numbered from `first`. CPU workers reserve no CPU, so that a laptop holds any number."""
+    def start(self, count: int) -> list[WorkerId]:
+        """`count` new workers. CPU workers reserve no CPU, so that a laptop holds any number."""
         remote = ray.remote(WorkerActor)
         started = []
-        for number in range(first, first + count):
+        for number in range(self.next_number, self.next_number + count):
             worker = WorkerId(f"w{number}")
             options = {
                 "name": worker,
@@ -110,6 +114,7 @@ class WorkerGroup:
             }
             self.actors[worker] = remote.options(**options).remote(self.spec.to_json(), self.runs, worker, str(self.code_folder))
             started.append(worker)
+        self.next_number += count
         return started
 
     def attach(
