@@ -63,6 +63,7 @@ class Case:
             f"trainer.log_every_steps={LOG_EVERY_STEPS}",
             f"trainer.steps={steps}",
             "trainer.epochs=null",
+            "checkpoint.every_steps=null",
             f"resources.threads={self.threads}",
             f"workers={{min:1,max:{self.max},target:{self.workers}}}",
         ]

@@ -104,7 +104,7 @@ class LocalBackend:
     def reason_pending(self, run: RunStore) -> str:
         state = local_ray.folder()
         if local_ray.read(state) is None:
-            return "the local Ray is starting" if local_ray.keeper_holds(state) else "the local Ray is not there"
+            return "the local Ray did not start" if (state / "error.txt").exists() else "the local Ray is starting"
         return "the controller is starting"
 
     def remove(self, run: RunStore) -> str:
