@@ -1,1 +1,4 @@
 """The shell's surface: verbs, tables, progress."""
+
+HYDRA_VERBS = ("train", "plan")
+"""Verbs that are Hydra applications; the others are click commands."""

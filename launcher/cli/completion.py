@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from launcher.cli.main import HYDRA_VERBS
+from launcher.cli import HYDRA_VERBS
 from launcher.cli.verbs import VERBS, launch
 
 HYDRA_FLAGS = (

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-HYDRA_VERBS = ("train", "plan")
+from launcher.cli import HYDRA_VERBS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
