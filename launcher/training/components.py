@@ -6,7 +6,6 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
-from types import ModuleType
 from typing import Any
 
 from launcher.config.parse import TARGET
@@ -29,41 +28,34 @@ def build(component: Component, *args: Any, key: str, **replacements: Any) -> An
 def import_target(path: str, where: str) -> Callable[..., Any]:
     """The callable at a dotted path. An error inside the module that is imported comes out unchanged."""
     parts = path.split(".")
-    module: ModuleType | None = None
+    found: Any = None
     for index, part in enumerate(parts):
+        if hasattr(found, part):
+            found = getattr(found, part)
+            continue
         name = ".".join(parts[: index + 1])
         try:
-            module = importlib.import_module(name)
+            found = importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-                raise  # found, but it imports something that is missing
-            if module is None or not (hasattr(module, part) or hasattr(module, "__path__")):
-                break
-            if not hasattr(module, part):
+                raise  # it is there, but imports something that is missing
+            if found is None:
                 raise ConfigError(
-                    f"there is no module {name}", where=where, given=path, expected=nearest(part, _modules(module)) or "an import path"
+                    f"there is no module {part}",
+                    where=where,
+                    given=path,
+                    expected="an import path that begins in the folder of your code, or at an installed package",
                 ) from None
-            break
-    if module is None:
-        raise ConfigError(
-            f"there is no module {parts[0]}",
-            where=where,
-            given=path,
-            expected="an import path that begins at your code's folder, or at an installed package",
-        )
-    found: Any = module
-    for part in parts[len(module.__name__.split(".")) :]:
-        if not hasattr(found, part):
-            names = [name for name in vars(found) if not name.startswith("_")]
-            raise ConfigError(f"{module.__name__} has no {part}", where=where, given=path, expected=nearest(part, names))
-        found = getattr(found, part)
+            expected = nearest(part, _names(found))
+            raise ConfigError(f"{'.'.join(parts[:index])} has no {part}", where=where, given=path, expected=expected) from None
     if not callable(found):
         raise ConfigError("it cannot be called", where=where, given=path, expected="the path of a class or function")
     return found  # type: ignore[no-any-return]
 
 
-def _modules(package: ModuleType) -> list[str]:
-    return [item.name for item in pkgutil.iter_modules(package.__path__)]
+def _names(place: Any) -> list[str]:
+    submodules = [item.name for item in pkgutil.iter_modules(getattr(place, "__path__", []))]
+    return [name for name in [*dir(place), *submodules] if not name.startswith("_")]
 
 
 def _built(value: Any, key: str) -> Any:

@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["torch", "launcher.training.gloo", "tests.distributed.ranks"])
-HANG_S = 20.0
+processes.set_forkserver_preload(["torch", "launcher.training.trainer", "launcher.training.gloo", "tests.distributed.ranks"])
+HANG_S = 60.0
 
 
 class SharedStore:

@@ -53,7 +53,9 @@ class Data:
 
 class WithDropout(nn.Sequential):
     def __init__(self) -> None:
-        super().__init__(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.3), nn.Linear(32, 16), nn.Dropout(0.5), nn.Linear(16, CLASSES))
+        super().__init__(
+            nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.3), nn.Linear(32, 16), nn.Dropout(0.5), nn.Linear(16, CLASSES)
+        )
 
 
 class Plain(nn.Sequential):
@@ -65,7 +67,9 @@ class WithNorm(nn.Sequential):
     """`unused`: a parameter that no sample reaches."""
 
     def __init__(self) -> None:
-        super().__init__(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 8), nn.BatchNorm1d(8), nn.Linear(8, CLASSES))
+        super().__init__(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 8), nn.BatchNorm1d(8), nn.Linear(8, CLASSES)
+        )
         self.unused = nn.Parameter(torch.ones(3))
 
 
@@ -176,15 +180,15 @@ class Recorder:
         return [record.loss for record in self.records]
 
 
-def job(model: str = "WithNorm", *, data: dict[str, Any] | None = None, **groups: Any) -> JobConfig:
-    """B = 16 in 8 shards of 2, 6 steps, SGD with momentum; `groups` replace keys of the groups that they name."""
+def job(model: str | dict[str, Any] = "WithNorm", *, data: dict[str, Any] | None = None, **groups: Any) -> JobConfig:
+    """B = 32 in 8 shards of 4, 6 steps, SGD with momentum; `groups` replace keys of the groups that they name."""
     document: dict[str, Any] = {
         "workers": "1..4",
-        "model": {"_target_": f"{HERE}.{model}"},
+        "model": {"_target_": f"{HERE}.{model}"} if isinstance(model, str) else model,
         "data": {"_target_": f"{HERE}.Data", **(data or {})},
         "task": {"_target_": "launcher.training.tasks.Classification"},
         "optimizer": {"_target_": "torch.optim.SGD", "lr": 0.1, "momentum": 0.9},
-        "trainer": {"steps": 6, "global_batch_size": 16, "micro_batch_size": 2},
+        "trainer": {"steps": 6, "global_batch_size": 32, "micro_batch_size": 4},
         **{group: {} for group in ("elastic", "resources", "checkpoint", "backend", "tracking", "code")},
     }
     for group, values in groups.items():
