@@ -22,12 +22,14 @@ $(READY): constraints.txt pyproject.toml
 	@uv=$$(command -v uv || true); \
 	if [ -z "$$uv" ] && $(BIN)/python -m pip install -q --no-deps --require-hashes -r $(VENV)/uv.txt; then uv=$(BIN)/uv; fi; \
 	if [ -n "$$uv" ]; then \
-	  "$$uv" pip install -q --python $(BIN)/python --require-hashes -r constraints.txt && \
+	  "$$uv" pip install -q --compile-bytecode --python $(BIN)/python --require-hashes -r constraints.txt && \
 	  "$$uv" pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .; \
 	else \
 	  $(BIN)/python -m pip install -q --require-hashes -r constraints.txt && \
 	  $(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .; \
 	fi
+	@# Importing torch and Ray from source takes twice as long, also where Python is told not to write what it compiled.
+	@$(BIN)/python -m compileall -q launcher
 	@touch $@
 
 train: $(READY) ## Train ResNet-18 on the handwritten digits: the main job, on this machine
