@@ -83,6 +83,9 @@ class ResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, (BasicBlock, Bottleneck)):
+                # each block begins as its shortcut (Goyal et al., 2017): the first steps are far less sensitive to rounding
+                nn.init.zeros_((module.norm3 if isinstance(module, Bottleneck) else module.norm2).weight)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stages(self.stem(x))

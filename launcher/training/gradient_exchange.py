@@ -22,10 +22,9 @@ BUCKET_BYTES = 25 << 20
 
 
 class Bucket:
-    def __init__(self, parameters: list[nn.Parameter], tail: int) -> None:
-        """`tail`: further float32 numbers behind the gradients."""
+    def __init__(self, parameters: list[nn.Parameter], tail: int, dtype: torch.dtype) -> None:
+        """`tail`: further numbers behind the gradients."""
         sizes = [parameter.numel() for parameter in parameters]
-        dtype = torch.float64 if any(parameter.dtype == torch.float64 for parameter in parameters) else torch.float32
         self.flat = torch.zeros(sum(sizes) + tail, dtype=dtype, device=parameters[0].device)
         self.parameters = parameters
         self.tail: Tensor
@@ -50,6 +49,8 @@ class GradientExchange:
 
     def __init__(self, parameters: list[nn.Parameter], collective: Collective) -> None:
         self._parameters = parameters
+        self.dtype = torch.float64 if any(parameter.dtype == torch.float64 for parameter in parameters) else torch.float32
+        """Of everything that is summed."""
         self._collective = collective
         self._buckets: list[Bucket] = []
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
@@ -72,7 +73,7 @@ class GradientExchange:
         self._armed = False
 
     def arm(self, sums: Tensor) -> None:
-        """Before the last backward pass: `sums`, (n,) float32 and always as long, go with the last bucket."""
+        """Before the last backward pass: `sums`, (n,) of `dtype` and always as long, go with the last bucket."""
         if self.alone:
             self._sums = sums
             return
@@ -113,7 +114,7 @@ class GradientExchange:
             pending[-1].append(parameter)
             size += parameter.numel() * 4
         for index, members in enumerate(pending):
-            bucket = Bucket(members, tail if index == len(pending) - 1 else 0)
+            bucket = Bucket(members, tail if index == len(pending) - 1 else 0, self.dtype)
             self._buckets.append(bucket)
             for parameter in members:
                 self._hooks.append(parameter.register_post_accumulate_grad_hook(partial(self._ready, bucket)))  # type: ignore[no-untyped-call] # untyped in torch

@@ -16,7 +16,7 @@ from launcher.training.batch import BatchPlan
 from launcher.training.gradient_exchange import GradientExchange
 from launcher.training.per_shard import PerShardLayers
 from launcher.training.random_streams import OTHER_OPERATORS, mix
-from launcher.training.tasks import Batch, Task
+from launcher.training.tasks import Batch, Task, at_least_fp32
 from launcher.training.tracked_buffers import TrackedBuffers
 
 
@@ -55,7 +55,7 @@ class Objective:
             if self.metric_names is None:
                 self.metric_names = names
             self._check(losses, metrics, names, len(batch[0]))
-            return losses, torch.stack([losses.detach().float(), *(metrics[name].float() for name in names)])
+            return losses, torch.stack([at_least_fp32(losses.detach()), *(at_least_fp32(metrics[name]) for name in names)])
 
     def autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(torch.device(self._device).type, torch.bfloat16) if self._bf16 else nullcontext()
@@ -132,7 +132,7 @@ class TrainingStep:
             losses, values = self.forward(step, shards, batch)
             figures = values if figures is None else figures + values
             if index == len(forwards) - 1:
-                exchange.arm(self._pack(figures, stop_requested))
+                exchange.arm(self._pack(figures, stop_requested, exchange.dtype))
             torch.autograd.backward(losses, torch.full_like(losses, 1.0 / self._plan.global_batch_size))
         return self._unpack(exchange.finish())
 
@@ -163,9 +163,9 @@ class TrainingStep:
             self._buffers.apply(sums.buffers, self._plan.shards)
         return norm
 
-    def _pack(self, figures: Tensor, stop_requested: bool) -> Tensor:
+    def _pack(self, figures: Tensor, stop_requested: bool, dtype: torch.dtype) -> Tensor:
         flag = torch.full((1,), float(stop_requested), device=figures.device)
-        return torch.cat([figures, flag, *(part.flatten().float() for part in self._parts())])
+        return torch.cat([part.flatten().to(dtype) for part in (figures, flag, *self._parts())])
 
     def _parts(self) -> list[Tensor]:
         return [*self._layers.statistics.sums(), *self._buffers.sums()]

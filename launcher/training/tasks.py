@@ -34,6 +34,11 @@ class Task(Protocol):
         ...
 
 
+def at_least_fp32(tensor: Tensor) -> Tensor:
+    """Sums over many samples lose too much in half precision."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 class Classification:
     """Batches (inputs, labels), labels (n,) whole numbers; the model gives class scores (n, classes). Metric: accuracy."""
 
@@ -44,7 +49,7 @@ class Classification:
         return batch[:-1]
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
-        return functional.cross_entropy(outputs.float(), batch[-1], reduction="none", label_smoothing=self.label_smoothing)
+        return functional.cross_entropy(at_least_fp32(outputs), batch[-1], reduction="none", label_smoothing=self.label_smoothing)
 
     def metrics(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
         return {"accuracy": (outputs.detach().argmax(1) == batch[-1]).float()}

@@ -22,9 +22,7 @@ class TrackedBuffers:
 
     def begin_step(self) -> None:
         self._starts = [self._value(place).detach().clone() for place in self._places]
-        self._sums = [
-            torch.zeros(start.numel() * (1 if start.is_floating_point() else DIGITS), device=start.device) for start in self._starts
-        ]
+        self._sums = [_zeros(start) for start in self._starts]
 
     def begin_forward(self) -> None:
         self.roll_back()
@@ -33,7 +31,7 @@ class TrackedBuffers:
         for place, start, total in zip(self._places, self._starts, self._sums, strict=True):
             value = self._value(place).detach()
             if start.is_floating_point():
-                total += (value - start).flatten().float() * len(shards)
+                total += (value - start).flatten() * len(shards)
             elif 0 in shards:
                 total += _digits(value)
 
@@ -64,6 +62,12 @@ def _write(module: nn.Module, name: str, value: Tensor) -> None:
         buffer.copy_(value)
     else:
         module._buffers[name] = value.clone()
+
+
+def _zeros(start: Tensor) -> Tensor:
+    if not start.is_floating_point():
+        return torch.zeros(start.numel() * DIGITS, device=start.device)
+    return torch.zeros(start.numel(), device=start.device, dtype=torch.promote_types(start.dtype, torch.float32))
 
 
 def _digits(value: Tensor) -> Tensor:

@@ -108,7 +108,7 @@ class TrialStep:
             gradients = [torch.zeros_like(item) if item.grad is None else item.grad for item in parameters]
             now = dict(self._model.named_buffers())
             buffers = {name: now[name].clone() for name in self._start if name in now}
-            return _Result(losses.detach().float(), gradients, self._layers.statistics.sums(), buffers)
+            return _Result(losses.detach(), gradients, self._layers.statistics.sums(), buffers)
         finally:
             for parameter in parameters:
                 parameter.grad = None

@@ -46,9 +46,15 @@ class AugmentedSplit(FastSplit):
 
 
 class Data:
-    def __init__(self, kind: str = "FastSplit", size: int = 52, test_size: int = 23) -> None:
+    def __init__(self, kind: str = "FastSplit", size: int = 52, test_size: int = 23, side: int = 8, double: bool = False) -> None:
         split = globals()[kind]
-        self.train, self.test = split(size, 1), split(test_size, 2)
+        self.train, self.test = split(size, 1, (1, side, side)), split(test_size, 2, (1, side, side))
+        if double:
+            self.train.images, self.test.images = self.train.images.double(), self.test.images.double()
+
+
+def in_double_precision(model: nn.Module) -> nn.Module:
+    return model.double()
 
 
 class WithDropout(nn.Sequential):
