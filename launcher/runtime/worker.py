@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from launcher.core.clock import SystemClock, timestamp
-from launcher.core.errors import CheckpointCorrupt, ConfigError, LauncherError
+from launcher.core.errors import CheckpointCorrupt, LauncherError
 from launcher.core.exit_codes import ExitCode
 from launcher.core.run_store import RunStore
 from launcher.core.store import open_store
@@ -181,8 +181,7 @@ class Worker:
 
     def _build(self) -> None:
         started = time.monotonic()
-        import torch
-
+        from launcher.training.device import choose_device
         from launcher.training.trainer import Trainer
 
         imported = time.monotonic()
@@ -193,7 +192,7 @@ class Worker:
         sys.path.insert(0, str(code))
         os.chdir(code)
         config = self._spec.config
-        device = _device(config.resources.device, config.gpu, torch.cuda.is_available())
+        device = choose_device(config)
         threads = config.resources.threads or max(1, (os.cpu_count() or 1) // config.workers.max)
         trainer = Trainer(config, self._run, Reporter(self), device=device, threads=threads)
         trainer.build()
@@ -350,20 +349,6 @@ def _first(entry: TracebackType | None, wanted: Callable[[str], bool]) -> Traceb
     while entry is not None and not wanted(entry.tb_frame.f_code.co_filename):
         entry = entry.tb_next
     return entry
-
-
-def _device(wanted: str, gpu: int | None, cuda: bool) -> str:
-    if wanted == "cpu":
-        return "cpu"
-    if not cuda and (wanted == "cuda" or (gpu or 0) > 0):
-        given = f"resources.device={wanted}, gpu={gpu}"
-        raise ConfigError(
-            "this worker has no CUDA device",
-            where="resources.device",
-            given=given,
-            expected="a CUDA build of torch and a GPU, or resources.device=cpu",
-        )
-    return "cuda" if cuda and gpu != 0 else "cpu"
 
 
 def _number(message: JsonObject, key: str) -> int:
