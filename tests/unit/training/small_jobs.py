@@ -214,7 +214,7 @@ def alone() -> Collective:
 
 def trainer(config: JobConfig, recorder: Recorder, run: RunStore | None = None) -> Trainer:
     """Built and ready to run."""
-    made = Trainer(config, run or run_store(), recorder, device="cpu", threads=None)
+    made = Trainer(config, run or run_store(), recorder, device="cpu", threads=1)
     made.build()
     return made
 
