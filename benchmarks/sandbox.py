@@ -48,6 +48,7 @@ class Sandbox:
         self._rays: list[Path] = []
 
     def __enter__(self) -> Sandbox:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that what was started is ended then, too
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
