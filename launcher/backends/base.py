@@ -69,6 +69,10 @@ class Backend(Protocol):
         """Why no controller is in office yet, for a person; "" when nothing is known."""
         ...
 
+    def last_words(self, run: RunStore) -> str:
+        """What those who worked on a run said last, where it could not reach the run store; "" when nothing is known."""
+        ...
+
     def remove(self, run: RunStore) -> str:
         """End what remains of a run without a controller; says what could not be ended, or ""."""
         ...

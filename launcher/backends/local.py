@@ -20,6 +20,9 @@ from launcher.core.process import ProcessRef
 from launcher.core.run_store import RunStore
 from launcher.spec.job import JobSpec
 
+LAST_WORDS = 1000
+"""Characters from the end of a log."""
+
 
 @dataclass(frozen=True)
 class LocalJob:
@@ -107,6 +110,13 @@ class LocalBackend:
             return "the local Ray did not start" if (state / "error.txt").exists() else "the local Ray is starting"
         return "the controller is starting"
 
+    def last_words(self, run: RunStore) -> str:
+        try:
+            said = _record_path(local_ray.location(), run).with_suffix(".log").read_text(errors="replace")
+        except FileNotFoundError:
+            return ""
+        return said.strip()[-LAST_WORDS:]
+
     def remove(self, run: RunStore) -> str:
         job = _read(_record_path(local_ray.folder(), run))
         if job is None:
@@ -127,11 +137,6 @@ def living_supervisors(state: Path) -> Iterator[LocalJob]:
         job = _read(path)
         if job is not None and job.alive():
             yield job
-
-
-def log_file(run: RunStore) -> Path:
-    """What supervisor and controller wrote on this machine: for errors that could not reach the run store."""
-    return _record_path(local_ray.folder(), run).with_suffix(".log")
 
 
 def _record_path(state: Path, run: RunStore) -> Path:

@@ -75,7 +75,7 @@ class Observation:
                 continue
             if not closing:
                 return self._say(Verdict.LOST, snapshot)
-            state, reason = _how_it_ended(self.ref, snapshot)
+            state, reason = _how_it_ended(self.ref, snapshot, self.backend.last_words(self.run))
             if not close(self.ref, self.run, snapshot, state=state, reason=reason, clock=self._clock):
                 self._clock.sleep(POLL_S)  # somebody else took the next term: let him finish
         raise RunStateError("others keep taking this run's next term", where=self.run.uri, next="look again in a while")
@@ -101,14 +101,18 @@ class Observation:
         return as_pending(snapshot, self.ref.name, self.ref.run_id, self.backend.reason_pending(self.run))
 
 
-def _how_it_ended(ref: RunRef, snapshot: Snapshot) -> tuple[JobState, str]:
+def _how_it_ended(ref: RunRef, snapshot: Snapshot, last_words: str) -> tuple[JobState, str]:
     again = f"`launch resume {ref.name}` goes on at the newest whole checkpoint"
     if snapshot.desired.state == "stopped":
         return JobState.STOPPED, f"stopped by {snapshot.desired.by}; nobody was left to save a last checkpoint. {again}"
     if snapshot.pending:
         return JobState.FAILED, f"it never began: what was to start it is gone. `launch resume {ref.name}` starts it"
     last = snapshot.written.updated_at if snapshot.written else ""
-    return JobState.FAILED, f"its controller and supervisor are gone (killed, or the machine restarted); last sign of life {last}. {again}"
+    said = f"\nlast words: {last_words}" if last_words else ""
+    return (
+        JobState.FAILED,
+        f"its controller and supervisor are gone (killed, or the machine restarted); last sign of life {last}. {again}{said}",
+    )
 
 
 def observe(ref: RunRef, *, clock: Clock | None = None, closing: bool = True) -> Seen:

@@ -92,7 +92,7 @@ class Controller:
             return False
         self._term = self._run.claim_term(f"{socket.gethostname()}:{os.getpid()}", timestamp(self._clock.now()))
         self._left = inherit(self._run)
-        self._writer = StoreWriter(self._run.store.uri, lambda error: self._post(lambda: self._store_failed(error)))
+        self._writer = StoreWriter(self._run.store.uri, self._writer_failed)
         self._recorder = Recorder(self._run, self._term, self._writer, self._clock)
         self._watcher = Watcher(
             self._run, self._term, wished=lambda wish: self._post(lambda: self._wished(wish)), fenced=lambda: self._post(self._fence)
@@ -476,9 +476,13 @@ class Controller:
             }
         )
 
+    def _writer_failed(self, error: LauncherError) -> None:
+        """On the writer's thread."""
+        self._failure = error
+        self._post(lambda: self._store_failed(error))
+
     def _store_failed(self, error: LauncherError) -> None:
         if self._end is None:
-            self._failure = error
             self._act((m.Leave(), m.End(JobState.FAILED, str(error), ExitCode.INFRASTRUCTURE)))
 
     # what is shown
@@ -598,7 +602,7 @@ class Controller:
         if self._serving and written:
             self._saver.finish_deletion(LEASE_S)
         if not written:
-            print(f"term {self._term}: the final state could not be written: {end.state} {end.reason}", flush=True)
+            print(f"the final state could not be written: {end.state}. {end.reason}", flush=True)
         return 0
 
     def _drain_writer(self) -> bool:

@@ -11,12 +11,14 @@ from launcher.core.errors import LauncherError, StoreUnavailable
 from launcher.core.store import is_local
 
 REMOTE_PATIENCE_S = 120.0
-"""An object store that is away comes back; a full or read-only disk does not mend itself, and the job says so at once."""
+"""An object store that is away comes back."""
+LOCAL_PATIENCE_S = 10.0
+"""A full disk may have room again when the part of a checkpoint that did not fit is given up; else the job says so."""
 
 
 class StoreWriter:
     def __init__(self, uri: str, failed: Callable[[LauncherError], None]) -> None:
-        self._patience_s = 0.0 if is_local(uri) else REMOTE_PATIENCE_S
+        self._patience_s = LOCAL_PATIENCE_S if is_local(uri) else REMOTE_PATIENCE_S
         self._failed = failed
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name="store-writer", daemon=True)

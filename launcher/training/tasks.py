@@ -49,7 +49,10 @@ class Classification:
         return batch[:-1]
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
-        return functional.cross_entropy(at_least_fp32(outputs), batch[-1], reduction="none", label_smoothing=self.label_smoothing)
+        try:
+            return functional.cross_entropy(at_least_fp32(outputs), batch[-1], reduction="none", label_smoothing=self.label_smoothing)
+        except IndexError:  # on CUDA such a label ends the process instead: asking before each step would make it wait
+            raise _too_few_classes(outputs, batch[-1]) from None
 
     def metrics(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
         return {"accuracy": (outputs.detach().argmax(1) == batch[-1]).float()}
@@ -68,10 +71,14 @@ class Classification:
             given = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
             raise UserCodeError("the model's output does not fit classification", where=where, given=given, expected="scores (n, classes)")
         if int(labels.max()) >= outputs.shape[1] or int(labels.min()) < 0:
-            raise UserCodeError(
-                "the model has fewer classes than the data",
-                where=where,
-                given=f"scores for {outputs.shape[1]} classes, labels from {int(torch.min(labels))} to {int(torch.max(labels))}",
-                expected="labels from 0 to classes - 1",
-                next="set the model's number of classes",
-            )
+            raise _too_few_classes(outputs, labels)
+
+
+def _too_few_classes(outputs: Tensor, labels: Tensor) -> UserCodeError:
+    return UserCodeError(
+        "the model has fewer classes than the data",
+        where="model, task (classification)",
+        given=f"scores for {outputs.shape[1]} classes, labels from {int(labels.min())} to {int(labels.max())}",
+        expected="labels from 0 to classes - 1",
+        next="set the model's number of classes",
+    )

@@ -63,6 +63,7 @@ class FakeBackend:
     on_launch: Callable[[RunStore], None] = lambda run: None
     page: Dashboard | None = None
     remains: str = ""
+    said: str = ""
     launched: list[JobSpec] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     announced: list[str] = field(default_factory=list)
@@ -86,6 +87,9 @@ class FakeBackend:
 
     def reason_pending(self, run: RunStore) -> str:
         return "the controller is starting"
+
+    def last_words(self, run: RunStore) -> str:
+        return self.said
 
     def remove(self, run: RunStore) -> str:
         self.removed.append(run.run_id)

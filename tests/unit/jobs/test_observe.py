@@ -257,3 +257,10 @@ def test_a_claimed_term_without_a_base_is_taken_over(submit: Callable[..., RunRe
     backend.owned = Owner.GONE
     status = jobs.status(ref, clock=clock)
     assert (status.state, status.term) == (JobState.FAILED, 3)
+
+
+def test_the_last_words_of_a_dead_run_are_told(submit: Callable[..., RunRef], backend: FakeBackend, clock: ScriptedClock) -> None:
+    ref = submit()
+    FakeController(ref.open(), clock, state=JobState.RUNNING).take_office()
+    backend.owned, backend.said = Owner.GONE, "no space left on device"
+    assert "no space left on device" in jobs.status(ref, clock=clock).reason
