@@ -26,7 +26,7 @@ from launcher.core.clock import Clock, SystemClock, timestamp
 from launcher.core.errors import BackendUnavailable, LauncherError
 from launcher.core.exit_codes import ExitCode
 from launcher.core.run_store import LEASE_S, STATUS_INTERVAL_S, Desired, RunStore, TermBase
-from launcher.core.store import open_store
+from launcher.core.store import is_local, local_path, open_store
 from launcher.core.types import Generation, JsonObject, RunId, Step, WorkerId
 from launcher.runtime import membership as m
 from launcher.runtime.entrypoint import FENCED
@@ -495,7 +495,9 @@ class Controller:
 
     def _begin_tracking(self) -> None:
         # After the first step, so that it costs the start nothing.
-        self._tracker = open_tracker(self._spec, self._state_folder / "tracking" / self._run.run_id)
+        here = is_local(self._run.uri)
+        folder = local_path(self._run.uri) / "tracking" if here else self._state_folder / "tracking" / self._run.run_id
+        self._tracker = open_tracker(self._spec, folder)
         self._tracker.start()
 
     def _track(self, step: int, row: JsonObject) -> None:
