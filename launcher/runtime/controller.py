@@ -593,6 +593,7 @@ class Controller:
                 self._inbox.get()()
         self._watcher.stop()
         self._job_state, self._reason = end.state, end.reason
+        self._recorder.flush(ledger=True)
         self._event("ended", state=end.state.value, reason=end.reason.partition("\n")[0], exit_code=int(end.exit_code))
         self._recorder.flush(ledger=True)
         self._write_status()
