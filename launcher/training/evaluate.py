@@ -33,8 +33,7 @@ def evaluate(
             for index in share(-(-len(samples) // chunk), collective.world_size, collective.rank):
                 on_forward()
                 batch = samples.read(np.arange(index * chunk, min((index + 1) * chunk, len(samples)), dtype=np.int64))
-                _, figures = objective(batch)
-                sums += figures.double().sum(1)
+                sums += objective(batch)[1].double()
     finally:
         model.train(training)
     collective.all_reduce(sums).wait()

@@ -8,7 +8,7 @@ step. Measured against one reduction after the backward pass, and against DDP, o
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -29,19 +29,26 @@ class Bucket:
         self.parameters = parameters
         self.tail: Tensor
         *pieces, self.tail = torch.split(self.flat, [*sizes, tail])
-        self.views: list[Tensor] = [piece.view_as(parameter) for piece, parameter in zip(pieces, parameters, strict=True)]
-        self.missing: set[nn.Parameter] = set()
+        self.views: list[Tensor] = [_like(parameter, piece) for piece, parameter in zip(pieces, parameters, strict=True)]
+        self.missing: dict[nn.Parameter, Tensor] = {}
         self.work: Work | None = None
 
-    def fill(self) -> None:
-        with torch.no_grad():
-            for view, parameter in zip(self.views, self.parameters, strict=True):
-                if parameter.grad is None:
-                    view.zero_()
-            present = [
-                (view, parameter.grad) for view, parameter in zip(self.views, self.parameters, strict=True) if parameter.grad is not None
-            ]
-            torch._foreach_copy_([view for view, _ in present], [gradient for _, gradient in present])
+    @torch.no_grad()
+    def take(self, parameter: nn.Parameter, view: Tensor) -> None:
+        """Move a finished gradient into the bucket, while it is still in the processor's cache."""
+        if parameter.grad is None:
+            view.zero_()
+        else:
+            view.copy_(parameter.grad)
+        parameter.grad = view if view.dtype == parameter.dtype else None
+        self.missing.pop(parameter, None)
+
+
+def _like(parameter: nn.Parameter, piece: Tensor) -> Tensor:
+    """The numbers of a piece in the parameter's shape, and in its layout in memory (channels last), as optimizers want it."""
+    if parameter.is_contiguous() or parameter.dim() != 4:
+        return piece.view_as(parameter)
+    return piece.as_strided(parameter.size(), parameter.stride())
 
 
 class GradientExchange:
@@ -80,7 +87,7 @@ class GradientExchange:
         if not self._buckets:
             self._make_buckets(len(sums))
         for bucket in self._buckets:
-            bucket.missing = set(bucket.parameters)
+            bucket.missing = dict(zip(bucket.parameters, bucket.views, strict=True))
             bucket.work = None
         self._buckets[-1].tail.copy_(sums)
         self._sent = 0
@@ -96,12 +103,15 @@ class GradientExchange:
             return self._sums
         self._armed = False
         for bucket in self._buckets[self._sent :]:
+            for parameter, view in [*bucket.missing.items()]:
+                bucket.take(parameter, view)
             self._send(bucket)
         for bucket in self._buckets:
             assert bucket.work is not None, "all were sent"
             bucket.work.wait()
             for parameter, view in zip(bucket.parameters, bucket.views, strict=True):
-                parameter.grad = view if view.dtype == parameter.dtype else view.to(parameter.dtype)
+                if parameter.grad is None:  # of another type than the bucket
+                    parameter.grad = view.to(parameter.dtype)
         return self._buckets[-1].tail
 
     def _make_buckets(self, tail: int) -> None:
@@ -116,17 +126,16 @@ class GradientExchange:
         for index, members in enumerate(pending):
             bucket = Bucket(members, tail if index == len(pending) - 1 else 0, self.dtype)
             self._buckets.append(bucket)
-            for parameter in members:
-                self._hooks.append(parameter.register_post_accumulate_grad_hook(partial(self._ready, bucket)))  # type: ignore[no-untyped-call] # untyped in torch
+            for parameter, view in zip(members, bucket.views, strict=True):
+                self._hooks.append(parameter.register_post_accumulate_grad_hook(partial(self._ready, bucket, view)))  # type: ignore[no-untyped-call] # untyped in torch
 
-    def _ready(self, bucket: Bucket, parameter: Tensor) -> None:
+    def _ready(self, bucket: Bucket, view: Tensor, parameter: Any) -> None:
         if not self._armed:
             return
-        bucket.missing.discard(parameter)
+        bucket.take(parameter, view)
         while self._sent < len(self._buckets) and not self._buckets[self._sent].missing:
             self._send(self._buckets[self._sent])
 
     def _send(self, bucket: Bucket) -> None:
-        bucket.fill()
         bucket.work = self._collective.all_reduce(bucket.flat)
         self._sent += 1

@@ -103,10 +103,11 @@ class PerShardLayers:
         threshold = round(layer.p * 2 * HALF_RANGE) - HALF_RANGE
         # int16 holds no number above the largest threshold, which is that of p = 1
         kept = numbers >= threshold if threshold < HALF_RANGE else torch.zeros_like(numbers, dtype=torch.bool)
-        mask = kept.view(width, rows, *shape).transpose(0, 1).to(x.dtype).mul_(1.0 / (1.0 - layer.p) if layer.p < 1.0 else 0.0)
-        y = x.reshape(rows, width, *x.shape[1:]) * mask
+        # brought into the order of the rows while it is one byte a number
+        kept = kept.view(width, rows, *shape).transpose(0, 1).reshape(len(x), *shape)
+        y = x * kept.to(x.dtype).mul_(1.0 / (1.0 - layer.p) if layer.p < 1.0 else 0.0)
         self.inside = False
-        return y.reshape(x.shape)
+        return y
 
 
 class RunningStatistics:

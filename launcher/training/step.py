@@ -45,7 +45,7 @@ class Objective:
         self._bf16 = precision == "bf16"
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Losses (n,) and figures (1 + metrics, n), detached: losses first, then the metrics in the order of their names."""
+        """Losses (n,) and the sums over the samples of losses and metrics (1 + metrics,), the metrics in the order of their names."""
         with self.autocast():
             outputs = self.model(*self.task.inputs(batch))
             losses = self.task.losses(outputs, batch)
@@ -55,7 +55,8 @@ class Objective:
             if self.metric_names is None:
                 self.metric_names = names
             self._check(losses, metrics, names, len(batch[0]))
-            return losses, torch.stack([at_least_fp32(losses.detach()), *(at_least_fp32(metrics[name]) for name in names)])
+            figures = [losses.detach(), *(metrics[name] for name in names)]
+            return losses, torch.stack([at_least_fp32(figure).sum() for figure in figures])
 
     def autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(torch.device(self._device).type, torch.bfloat16) if self._bf16 else nullcontext()
@@ -137,14 +138,14 @@ class TrainingStep:
         return self._unpack(exchange.finish())
 
     def forward(self, step: int, shards: range, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Losses (n,) and the sums of the figures (1 + metrics,) of one forward pass."""
+        """One forward pass: losses (n,) and sums (1 + metrics,) as the objective gives them."""
         self._on_forward()
         seed_operators(mix(OTHER_OPERATORS, self._seed, step, shards.start))
         self._buffers.begin_forward()
         with self._layers.forward(step, shards):
-            losses, figures = self._objective(batch)
+            losses, sums = self._objective(batch)
         self._buffers.end_forward(shards)
-        return losses, figures.sum(1)
+        return losses, sums
 
     def apply(self, sums: StepSums, step: int) -> float | None:
         """Optimizer, scheduler and buffers take the step; the gradient's norm where it is clipped. Raises TrainingDiverged before anything is changed."""
@@ -164,7 +165,7 @@ class TrainingStep:
         return norm
 
     def _pack(self, figures: Tensor, stop_requested: bool, dtype: torch.dtype) -> Tensor:
-        flag = torch.full((1,), float(stop_requested), device=figures.device)
+        flag = figures.new_full((1,), float(stop_requested))
         return torch.cat([part.flatten().to(dtype) for part in (figures, flag, *self._parts())])
 
     def _parts(self) -> list[Tensor]:

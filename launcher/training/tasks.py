@@ -36,7 +36,7 @@ class Task(Protocol):
 
 def at_least_fp32(tensor: Tensor) -> Tensor:
     """Sums over many samples lose too much in half precision."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
 class Classification:

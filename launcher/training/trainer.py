@@ -185,6 +185,7 @@ class Trainer:
             exchange.close()
             feed.close()
             self._saver.wait()
+            self._saver.last_step = None  # whether all ranks' parts became a checkpoint is not known here
 
     def _train_until_end(
         self, collective: Collective, exchange: GradientExchange, feed: TrainingFeed, forwards: tuple[range, ...]
