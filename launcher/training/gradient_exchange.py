@@ -2,7 +2,7 @@
 
 Buckets follow the parameters in reverse, about the order in which backward passes finish them, and are always sent in that order, so
 that all ranks agree. The last one also carries the step's sums (losses, metrics, flags, buffers): when it has arrived, so has the
-step. Measured against one reduction after the backward pass, and against DDP, on two CPU processes: no slower than either.
+step. Measured on two CPU processes: ResNet-18 at the pace of DDP; an MLP of one bucket no slower than one reduction afterwards.
 """
 
 from __future__ import annotations
