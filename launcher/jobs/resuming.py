@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from launcher.config.parse import TARGET
 from launcher.config.schema import JobConfig
 from launcher.core.clock import Clock, SystemClock, timestamp
 from launcher.core.errors import CapacityError, ConfigError, LauncherError, RunStateError, StoreDamaged
@@ -22,7 +23,7 @@ FROZEN = (
     "model",
     "data",
     "task",
-    "optimizer",
+    "optimizer.target",
     "seed",
     "trainer.global_batch_size",
     "trainer.micro_batch_size",
@@ -84,8 +85,8 @@ def refuse_change(before: JobConfig, after: JobConfig) -> None:
     for key in FROZEN:
         if _value(before, key) != _value(after, key):
             raise ConfigError(
-                f"a resume cannot change {key}: the steps done so far rest on it",
-                where=key,
+                f"a resume cannot change {_written(key)}: the steps done so far rest on it",
+                where=_written(key),
                 given=_shown(_value(after, key)),
                 expected=_shown(_value(before, key)),
                 next=f"for a new run that begins with these weights: `launch train checkpoint.init_from={before.name} ...`",
@@ -179,6 +180,11 @@ def _value(config: JobConfig, key: str) -> Any:
     for part in key.split("."):
         value = getattr(value, part)
     return value
+
+
+def _written(key: str) -> str:
+    """The key as a person writes it."""
+    return key.replace(".target", f".{TARGET}")
 
 
 def _shown(value: Any) -> str:

@@ -48,6 +48,8 @@ from launcher.tracking.sinks import Tracker, open_tracker
 TICK_S = 0.1
 LEDGER_INTERVAL_S = 10.0
 SILENT_S = 20.0
+BLAME_S = 5.0
+"""After a worker had to leave its collective: how long to wait for news of the one that caused it."""
 ATTACH_TIMEOUT_S = 15.0
 
 Call = Callable[[], None]
@@ -64,6 +66,7 @@ class Controller:
         self._secret = secrets.token_bytes(32)
         self._heard_at: dict[WorkerId, float] = {}
         self._facts: dict[WorkerId, JsonObject] = {}
+        self._broken: dict[WorkerId, tuple[float, str]] = {}
         self._rendezvous = Rendezvous()
         self._job_state = JobState.STARTING
         self._reason = "starting Ray"
@@ -239,6 +242,9 @@ class Controller:
         for worker, at in self._heard_at.items():
             if now - at > SILENT_S:
                 self._decide(m.Lost(worker, f"worker {worker} has been silent for {SILENT_S:g} s"))
+        for worker, (at, detail) in self._broken.items():
+            if now - at > BLAME_S:
+                self._decide(m.Failed(worker, f"the workers lost each other: {detail}", ExitCode.JOB_FAILED))
         if self._end is not None:
             return
         self._commit()
@@ -438,8 +444,9 @@ class Controller:
         self._decide(m.Ended(worker, outcome_of(message["outcome"])))
 
     def _on_broken(self, worker: WorkerId, message: Any) -> None:
-        """It left its collective; who is to blame is told by that one's own connection or error."""
+        """It left its collective; who is to blame is told by that one's own connection or error, in a moment."""
         self._event("collective_left", worker=worker, detail=message["detail"])
+        self._broken.setdefault(worker, (self._clock.monotonic(), str(message["detail"])))
 
     def _on_error(self, worker: WorkerId, message: Any) -> None:
         rank = self._group.members[worker].rank

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from launcher.training.trainer import StepRecord, Trainer
 
 ORPHAN_LIMIT_S = 60.0
-FORM_TIMEOUT_S = 120.0
+COLLECTIVE_TIMEOUT_S = 1800.0
+"""A last resort: who is gone or frozen is noticed by the controller, which orders the others to leave."""
 
 
 class Worker:
@@ -250,14 +251,14 @@ class Worker:
         self._forget(lambda kept: kept["kind"] == "ready")
         self._store = LinkStore(self._generation, self._send)
         try:
-            self._collective = Collective.form(
-                self._store,
+            self._collective = Collective(
                 generation=self._generation,
                 rank=self._rank,
                 world_size=self._world_size,
                 device=str(self._built["device"]),
-                timeout_s=FORM_TIMEOUT_S,
+                timeout_s=COLLECTIVE_TIMEOUT_S,
             )
+            self._collective.connect(self._store)
             outcome = trainer.run(self._collective)
         except CollectiveBroken as error:
             self._phase = "broken"
