@@ -10,28 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+
+from models.in_memory import InMemory
 
 HOLD_OUT = 5
 """Every fifth image of each digit is held out."""
-
-
-class InMemory:
-    """Images (n, 1, 8, 8) and their digits (n,)."""
-
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images = images
-        self.labels = labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.images[index], self.labels[index]
-
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Many samples at once."""
-        return self.images[indices], self.labels[indices]
 
 
 class Digits:

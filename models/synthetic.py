@@ -5,25 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
-
-class Samples:
-    """Images (n, *shape) and labels (n,)."""
-
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images = images
-        self.labels = labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.images[index], self.labels[index]
-
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Many samples at once."""
-        return self.images[indices], self.labels[indices]
+from models.in_memory import InMemory
 
 
 class Synthetic:
@@ -36,5 +19,5 @@ class Synthetic:
         labels = torch.randint(classes, (size + test_size,), generator=generator)
         patterns = torch.randn(classes, *shape, generator=generator)
         images = patterns[labels] + noise * torch.randn(size + test_size, *shape, generator=generator)
-        self.train = Samples(images[:size], labels[:size])
-        self.test = Samples(images[size:], labels[size:])
+        self.train = InMemory(images[:size], labels[:size])
+        self.test = InMemory(images[size:], labels[size:])

@@ -6,6 +6,7 @@ supervisor or a controller leaves Ray and the workers alone.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -46,7 +47,7 @@ def main(state: Path) -> int:
                 dashboard=f"http://{info['webui_url']}" if info["webui_url"] else "",
                 session=info["session_dir"],
                 versions=local_ray.versions(),
-                keeper=ProcessRef.of(_own_pid()),
+                keeper=ProcessRef.of(os.getpid()),
                 gpus=int(ray.cluster_resources().get("GPU", 0)),
             ),
         )
@@ -61,12 +62,6 @@ def main(state: Path) -> int:
         (state / "ray.json").unlink(missing_ok=True)
         ray.shutdown()
     return 0
-
-
-def _own_pid() -> int:
-    import os
-
-    return os.getpid()
 
 
 def _wait_until_idle(state: Path, ended: threading.Event) -> None:

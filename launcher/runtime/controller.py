@@ -33,7 +33,7 @@ from launcher.runtime.entrypoint import FENCED
 from launcher.runtime.link import LinkEvent, LinkServer
 from launcher.runtime.link_store import Rendezvous
 from launcher.runtime.log_tail import LogTail
-from launcher.runtime.office import base_on_checkpoint, base_on_workers, inherit, outcome_of, whole_group
+from launcher.runtime.office import base_on_checkpoint, base_on_workers, inherit, whole_group
 from launcher.runtime.progress import Progress
 from launcher.runtime.ray_metrics import RayMetrics
 from launcher.runtime.recorder import Recorder
@@ -412,8 +412,7 @@ class Controller:
         self._decide(m.Corrupt(worker, message["detail"]))
 
     def _on_row(self, worker: WorkerId, message: Any) -> None:
-        row = {key: value for key, value in message.items() if key not in ("kind", "row_kind")}
-        self._progress.take(row)
+        self._progress.take({key: value for key, value in message.items() if key != "kind"})
 
     def _on_evaluated(self, worker: WorkerId, message: Any) -> None:
         if not self._progress.evaluated(message["step"], message["metrics"]):
@@ -441,7 +440,7 @@ class Controller:
 
     def _on_outcome(self, worker: WorkerId, message: Any) -> None:
         self._decide(m.Applied(worker, Step(message["applied"])))
-        self._decide(m.Ended(worker, outcome_of(message["outcome"])))
+        self._decide(m.Ended(worker, m.Outcome(message["outcome"])))
 
     def _on_broken(self, worker: WorkerId, message: Any) -> None:
         """It left its collective; who is to blame is told by that one's own connection or error, in a moment."""

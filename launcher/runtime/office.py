@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from launcher.checkpoint.catalog import CheckpointInfo, list_checkpoints
 from launcher.core.run_store import Desired, LineageEntry, RunStore, TermBase, lineage
 from launcher.core.types import Generation, JsonObject, Rank, Step, Term, WorkerId
-from launcher.runtime.membership import Member, Outcome
+from launcher.runtime.membership import Member
 from launcher.spec.status import RunStatus
+from launcher.tracking.metrics import trained_seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,15 +60,9 @@ def inherit(run: RunStore) -> Inheritance:
 
 def _ledger(run: RunStore, chain: Iterable[LineageEntry]) -> tuple[Step, float]:
     entries = {entry.term: entry for entry in chain}
-    recorded, seconds = 0, 0.0
-    for term, _, name in run.segments("metrics"):
-        if term not in entries:
-            continue
-        for row in run.segment("metrics", name):
-            spent, step = row.get("seconds"), row.get("step")
-            if isinstance(spent, float) and isinstance(step, int) and entries[term].holds(step):
-                recorded, seconds = max(recorded, step), seconds + spent
-    return Step(recorded), seconds
+    segments = [(entries[term], run.segment("metrics", name)) for term, _, name in run.segments("metrics") if term in entries]
+    rows = [row for entry, records in segments for row in records if "seconds" in row and entry.holds(int(str(row["step"])))]
+    return Step(max((int(str(row["step"])) for row in rows), default=0)), trained_seconds(rows)
 
 
 def base_on_checkpoint(left: Inheritance, checkpoint: CheckpointInfo | None) -> TermBase:
@@ -96,7 +91,3 @@ def whole_group(descriptions: Iterable[JsonObject], spec: int) -> tuple[Generati
         for each in found
     }
     return Generation(int(str(generations.pop()))), members
-
-
-def outcome_of(word: str) -> Outcome:
-    return Outcome(word)

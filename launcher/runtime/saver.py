@@ -6,7 +6,7 @@ All of it is written on the store writer's thread, after the events through the 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from launcher.checkpoint.catalog import CheckpointInfo, commit_manifest
 from launcher.checkpoint.deletion import Deletion
@@ -82,9 +82,9 @@ class Saver:
 
         self._writer.submit(write)
 
-    def _require(self, digests: object) -> None:
+    def _require(self, digests: Iterable[str]) -> None:
         """Every chunk is there: a deletion may have taken one that was stored again while it was being deleted."""
-        missing = set(digests) - set(self._run.names("blobs"))  # type: ignore[call-overload]
+        missing = set(digests) - set(self._run.names("blobs"))
         if missing:
             raise CheckpointAbandoned(
                 "a chunk of a new checkpoint is gone",

@@ -173,8 +173,6 @@ class Worker:
             self._build()
             while True:
                 self._obey(self._commands.get())
-        except CheckpointCorrupt as error:
-            self._fail(str(error), ExitCode.JOB_FAILED)
         except LauncherError as error:
             self._fail(str(error), error.exit_code)
         except BaseException as error:  # noqa: BLE001 - whatever a user's code raises ends the job with their traceback
@@ -275,7 +273,7 @@ class Worker:
 
     def _send_row(self, row: JsonObject) -> None:
         if self._rank == 0:
-            self._send({"kind": "row", **row, "row_kind": "train"}, keep=True)
+            self._send({"kind": "row", **row}, keep=True)
 
     def _fail(self, reason: str, code: ExitCode) -> None:
         self._phase = "failed"

@@ -145,9 +145,6 @@ class WorkerGroup:
             if actor is not None:
                 ray.kill(actor)
 
-    def disconnect(self) -> None:
-        ray.shutdown()
-
 
 def death_of(error: BaseException | None) -> str:
     """Ray's account of a death in one line; "" for none."""
