@@ -50,6 +50,22 @@ class TrainerConfig:
 class ElasticConfig:
     exact: bool = False
     """Bitwise the same parameters whatever the world size. Not there yet: refused."""
+    horizon_s: float = 600.0
+    """Growing, where nobody asked for it, must pay for its pause within so many seconds of training."""
+    cooldown_s: float = 30.0
+    """Between two changes of the group that nobody asked for; a lost or draining worker does not wait for it."""
+    capacity_timeout_s: float = 1800.0
+    """How long to wait, below workers.min, for capacity to come back before the run fails."""
+    silence_s: float = 3.0
+    """A worker of which nothing is heard for so long, and for six of its steps, is given up."""
+    hang_s: float = 60.0
+    """A worker that lives but keeps the others waiting for so long, and for twenty of its steps, is given up."""
+    drain_s: float = 25.0
+    """How long a worker has to leave after SIGTERM or a notice that names no deadline."""
+    notice_file: str | None = None
+    """A file whose appearance on a worker's machine says that the machine will be taken away (a preemption notice)."""
+    evict_stragglers: bool = False
+    """Replace a worker that is much slower than the others; else it is only reported."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +175,11 @@ class JobConfig:
             ("checkpoint.every_steps", checkpoint.every_steps),
             ("checkpoint.keep", checkpoint.keep),
             ("resources.threads", self.resources.threads),
+            ("elastic.horizon_s", self.elastic.horizon_s),
+            ("elastic.capacity_timeout_s", self.elastic.capacity_timeout_s),
+            ("elastic.silence_s", self.elastic.silence_s),
+            ("elastic.hang_s", self.elastic.hang_s),
+            ("elastic.drain_s", self.elastic.drain_s),
         ]
         for key, amount in amounts:
             if amount is not None and not amount > 0:

@@ -37,6 +37,7 @@ from launcher.tracking.metrics import MetricWindow
 if TYPE_CHECKING:
     from launcher.checkpoint.manifest import CheckpointPart
     from launcher.training.collective import Collective
+    from launcher.training.step import Wishes
     from launcher.training.trainer import StepRecord, Trainer
 
 ORPHAN_LIMIT_S = 60.0
@@ -322,11 +323,13 @@ class Reporter:
     def save_failed(self, step: int, error: Exception) -> None:
         self._worker._send({"kind": "save_failed", "step": step, "detail": str(error)}, keep=True)
 
-    def stop_requested(self) -> bool:
+    def wishes(self) -> Wishes:
+        from launcher.training.step import Wishes
+
         worker = self._worker
         if not worker._connected.is_set() and self._every is not None and worker._applied % self._every == 0:
             worker._connected.wait(ORPHAN_LIMIT_S + 5.0)
-        return worker._stop.is_set()
+        return Wishes(stop=worker._stop.is_set())
 
 
 def finite(value: float) -> float | None:

@@ -66,8 +66,12 @@ class GradientExchange:
         self._armed = False
 
     @property
+    def world_size(self) -> int:
+        return self._collective.world_size
+
+    @property
     def alone(self) -> bool:
-        return self._collective.world_size == 1
+        return self.world_size == 1
 
     def close(self) -> None:
         for hook in self._hooks:

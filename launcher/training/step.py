@@ -21,6 +21,14 @@ from launcher.training.tracked_buffers import TrackedBuffers
 
 
 @dataclass(frozen=True)
+class Wishes:
+    """What a rank says with its part of a step, so that all ranks learn it at the same step."""
+
+    stop: bool = False
+    switch: bool = False
+
+
+@dataclass(frozen=True)
 class StepSums:
     """What the step's last collective brought, over all B samples."""
 
@@ -30,6 +38,8 @@ class StepSums:
     """Means."""
     stop: bool
     """Some rank was asked to stop."""
+    switch: bool
+    """Every rank knows the decision to go over to the next generation: this step is the last one of theirs."""
     statistics: list[Tensor]
     buffers: list[Tensor]
 
@@ -108,14 +118,14 @@ class TrainingStep:
         self._parameters = [parameter for parameter in objective.model.parameters() if parameter.requires_grad]
 
     def compute(
-        self, step: int, forwards: tuple[range, ...], batches: Iterable[Batch], exchange: GradientExchange, stop_requested: bool
+        self, step: int, forwards: tuple[range, ...], batches: Iterable[Batch], exchange: GradientExchange, wishes: Wishes
     ) -> StepSums:
         """Gradients of the whole batch in `.grad` of the parameters; nothing else of the state is changed.
 
         Whatever is raised, CollectiveBroken or the user's own, the state is that before the step.
         """
         try:
-            return self._compute(step, forwards, batches, exchange, stop_requested)
+            return self._compute(step, forwards, batches, exchange, wishes)
         except BaseException:
             self._buffers.roll_back()
             for parameter in self._parameters:
@@ -123,7 +133,7 @@ class TrainingStep:
             raise
 
     def _compute(
-        self, step: int, forwards: tuple[range, ...], batches: Iterable[Batch], exchange: GradientExchange, stop_requested: bool
+        self, step: int, forwards: tuple[range, ...], batches: Iterable[Batch], exchange: GradientExchange, wishes: Wishes
     ) -> StepSums:
         exchange.begin_step()
         self._layers.statistics.begin_step()
@@ -133,9 +143,9 @@ class TrainingStep:
             losses, values = self.forward(step, shards, batch)
             figures = values if figures is None else figures + values
             if index == len(forwards) - 1:
-                exchange.arm(self._pack(figures, stop_requested, exchange.dtype))
+                exchange.arm(self._pack(figures, wishes, exchange.dtype))
             torch.autograd.backward(losses, torch.full_like(losses, 1.0 / self._plan.global_batch_size))
-        return self._unpack(exchange.finish())
+        return self._unpack(exchange.finish(), exchange.world_size)
 
     def forward(self, step: int, shards: range, batch: Batch) -> tuple[Tensor, Tensor]:
         """One forward pass: losses (n,) and sums (1 + metrics,) as the objective gives them."""
@@ -164,25 +174,25 @@ class TrainingStep:
             self._buffers.apply(sums.buffers, self._plan.shards)
         return norm
 
-    def _pack(self, figures: Tensor, stop_requested: bool, dtype: torch.dtype) -> Tensor:
-        flag = figures.new_full((1,), float(stop_requested))
-        return torch.cat([part.flatten().to(dtype) for part in (figures, flag, *self._parts())])
+    def _pack(self, figures: Tensor, wishes: Wishes, dtype: torch.dtype) -> Tensor:
+        flags = figures.new_tensor([float(wishes.stop), float(wishes.switch)])
+        return torch.cat([part.flatten().to(dtype) for part in (figures, flags, *self._parts())])
 
     def _parts(self) -> list[Tensor]:
         return [*self._layers.statistics.sums(), *self._buffers.sums()]
 
-    def _unpack(self, packed: Tensor) -> StepSums:
+    def _unpack(self, packed: Tensor, world_size: int) -> StepSums:
         names = self._objective.metric_names or ()
-        loss, *values, stop = packed[: len(names) + 2].tolist()
+        loss, *values, stop, switch = packed[: len(names) + 3].tolist()
         parts = []
-        position = len(names) + 2
+        position = len(names) + 3
         for part in self._parts():
             parts.append(packed[position : position + part.numel()].view(part.shape))
             position += part.numel()
         samples = self._plan.global_batch_size
         kept = len(self._layers.statistics.sums())
         means = {name: value / samples for name, value in zip(names, values, strict=True)}
-        return StepSums(loss / samples, means, stop > 0, parts[:kept], parts[kept:])
+        return StepSums(loss / samples, means, stop > 0, switch == world_size, parts[:kept], parts[kept:])
 
 
 def diverged(what: str, step: int, given: str) -> TrainingDiverged:

@@ -24,7 +24,7 @@ from launcher.training.gradient_exchange import GradientExchange
 from launcher.training.per_shard import PerShardLayers
 from launcher.training.samples import Samples, TrainingFeed, read_forward
 from launcher.training.saving import CheckpointSaver
-from launcher.training.step import Objective, TrainingStep
+from launcher.training.step import Objective, TrainingStep, Wishes
 from launcher.training.tracked_buffers import TrackedBuffers
 from launcher.training.train_state import TrainState
 from launcher.training.warm_up import TrialStep, WarmUp
@@ -69,8 +69,8 @@ class Observer(Protocol):
 
     def save_failed(self, step: int, error: Exception) -> None: ...
 
-    def stop_requested(self) -> bool:
-        """Whether to stop; asked once a step."""
+    def wishes(self) -> Wishes:
+        """What to say to the other ranks with the next step; asked once a step."""
         ...
 
 
@@ -193,7 +193,7 @@ class Trainer:
         trainer, save_every = self._config.trainer, self._config.checkpoint.every_steps
         while self.step < self.total_steps:
             began = time.perf_counter()
-            sums = self._step.compute(self.step, forwards, feed.step(self.step), exchange, self._observer.stop_requested())
+            sums = self._step.compute(self.step, forwards, feed.step(self.step), exchange, self._observer.wishes())
             norm = self._step.apply(sums, self.step + 1)
             self.step += 1
             self._observer.applied(StepRecord(self.step, sums.loss, sums.metrics, time.perf_counter() - began, norm))

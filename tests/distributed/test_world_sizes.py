@@ -12,6 +12,7 @@ import torch
 from launcher.config.schema import JobConfig
 from launcher.core.errors import TrainingDiverged
 from launcher.training.collective import Collective, CollectiveBroken
+from launcher.training.step import Wishes
 from launcher.training.trainer import Outcome
 from tests.distributed.ranks import HANG_S, Rank, SharedStore, run_ranks
 from tests.unit.training.small_jobs import Recorder, alone, job, manifest, run_store, trainer
@@ -112,12 +113,12 @@ class LeavesAt(Recorder):
         super().__init__()
         self.collective, self.at = collective, at
 
-    def stop_requested(self) -> bool:
+    def wishes(self) -> Wishes:
         if len(self.records) == self.at:
             thread = threading.Thread(target=self.collective.leave)
             thread.start()
             thread.join()
-        return False
+        return Wishes()
 
 
 def leave_and_go_on_alone(me: Rank) -> tuple[list[float], bool]:

@@ -16,6 +16,7 @@ from launcher.core.run_store import RunStore
 from launcher.core.store import KeyMissing, ObjectInfo
 from launcher.core.types import RunId, Term
 from launcher.training.collective import Collective
+from launcher.training.step import Wishes
 from launcher.training.trainer import StepRecord, Trainer
 
 HERE = "tests.unit.training.small_jobs"
@@ -178,8 +179,8 @@ class Recorder:
     def save_failed(self, step: int, error: Exception) -> None:
         self.failures.append((step, error))
 
-    def stop_requested(self) -> bool:
-        return self.stop_at is not None and len(self.records) >= self.stop_at - 1
+    def wishes(self) -> Wishes:
+        return Wishes(stop=self.stop_at is not None and len(self.records) >= self.stop_at - 1)
 
     @property
     def losses(self) -> list[float]:
