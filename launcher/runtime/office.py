@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 from launcher.checkpoint.catalog import CheckpointInfo, list_checkpoints
 from launcher.core.run_store import Desired, LineageEntry, RunStore, TermBase, lineage
-from launcher.core.types import Generation, JsonObject, Rank, Step, Term, WorkerId
-from launcher.runtime.membership import Member
+from launcher.core.types import Step, Term
 from launcher.spec.status import RunStatus
 from launcher.tracking.metrics import trained_seconds
 
@@ -72,22 +71,3 @@ def base_on_checkpoint(left: Inheritance, checkpoint: CheckpointInfo | None) -> 
 def base_on_workers(left: Inheritance) -> TermBase:
     """Living workers hold what the ledger says and more; the term's own records begin where those of earlier terms end."""
     return TermBase(from_term=left.term, checkpoint_step=None, adopted_step=left.recorded)
-
-
-def whole_group(descriptions: Iterable[JsonObject], spec: int) -> tuple[Generation, dict[WorkerId, Member]] | None:
-    """The members of one generation, if all of them live, are at work or done with it, and by the spec in force; else None."""
-    found = list(descriptions)
-    if not found or any(each["phase"] not in ("training", "done") or each["spec"] != spec for each in found):
-        return None
-    generations = {each["generation"] for each in found}
-    sizes = {each["world_size"] for each in found}
-    ranks = sorted(int(str(each["rank"])) for each in found)
-    if len(generations) != 1 or sizes != {len(found)} or ranks != list(range(len(found))):
-        return None
-    members = {
-        WorkerId(str(each["worker"])): Member(
-            rank=Rank(int(str(each["rank"]))), applied=Step(int(str(each["applied"]))), ready=True, loaded=True
-        )
-        for each in found
-    }
-    return Generation(int(str(generations.pop()))), members

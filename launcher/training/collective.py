@@ -7,6 +7,7 @@ How leaving works depends on the transport: see gloo.py and nccl.py.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
@@ -67,6 +68,10 @@ class Collective:
         self.rank = rank
         self.world_size = world_size
         self._device = device
+        self.waiting = False
+        """Whether somebody waits for the other ranks at this moment; may be read from another thread."""
+        self.waited_s = 0.0
+        """Seconds spent in waiting for them."""
         self._timeout = timedelta(seconds=timeout_s)
         self._transport: Transport | None = None
         self._left = threading.Event()
@@ -115,6 +120,11 @@ class Collective:
         if self._transport is not None:
             self._transport.cut()
 
+    def close(self) -> None:
+        """Give the connections back. Only where no other rank can still be inside one of the group's calls."""
+        self._left.set()
+        self._transport = None
+
     def _start(self, kind: str, tensor: Tensor, source: int = 0) -> Work:
         if self._left.is_set():
             raise CollectiveBroken(f"generation {self.generation} was left")
@@ -129,10 +139,15 @@ class Collective:
 
     def _wait(self, work: Any) -> None:
         if work is not None and self._transport is not None:
+            began = time.perf_counter()
+            self.waiting = True
             try:
                 self._transport.wait(work, self._left.is_set)
             except RuntimeError as error:
                 raise CollectiveBroken(f"generation {self.generation}: {_first_line(error)}") from error
+            finally:
+                self.waiting = False
+                self.waited_s += time.perf_counter() - began
         if self._left.is_set() and work is not None:
             raise CollectiveBroken(f"generation {self.generation} was left")
 

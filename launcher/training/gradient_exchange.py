@@ -7,11 +7,14 @@ step. Measured on two CPU processes: ResNet-18 at the pace of DDP; an MLP of one
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+from launcher.training.collective import CollectiveBroken
 
 if TYPE_CHECKING:
     from launcher.training.collective import Collective, Work
@@ -52,7 +55,7 @@ def _like(parameter: nn.Parameter, piece: Tensor) -> Tensor:
 
 
 class GradientExchange:
-    """The gradients of one generation. A parameter without a gradient counts as zero, at every world size."""
+    """Buckets and hooks stay from one generation to the next. A parameter without a gradient counts as zero, at every world size."""
 
     def __init__(self, parameters: list[nn.Parameter], collective: Collective) -> None:
         self._parameters = parameters
@@ -73,10 +76,17 @@ class GradientExchange:
     def alone(self) -> bool:
         return self.world_size == 1
 
-    def close(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+    def use(self, collective: Collective) -> None:
+        """Sum over the ranks of another generation from now on."""
+        self._collective = collective
+
+    def abandon(self) -> None:
+        """After the collective was left: wait until nothing writes into the buckets any more."""
+        for bucket in self._buckets:
+            if bucket.work is not None:
+                with suppress(CollectiveBroken):
+                    bucket.work.wait()
+                bucket.work = None
 
     def begin_step(self) -> None:
         for parameter in self._parameters:

@@ -15,7 +15,9 @@ from torch import Tensor
 from launcher.config.schema import Component, JobConfig
 from launcher.core.errors import ConfigError, UserCodeError
 from launcher.core.run_store import RunStore
+from launcher.core.types import JsonObject
 from launcher.training.batch import BatchPlan, total_steps
+from launcher.training.collective import CollectiveBroken
 from launcher.training.components import build
 from launcher.training.data_order import DataOrder
 from launcher.training.device import use_threads
@@ -24,6 +26,7 @@ from launcher.training.gradient_exchange import GradientExchange
 from launcher.training.per_shard import PerShardLayers
 from launcher.training.samples import Samples, TrainingFeed, read_forward
 from launcher.training.saving import CheckpointSaver
+from launcher.training.state_transfer import StateMove, share_state
 from launcher.training.step import Objective, TrainingStep, Wishes
 from launcher.training.tracked_buffers import TrackedBuffers
 from launcher.training.train_state import TrainState
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
 
 TOTAL_STEPS = "total_steps"
 """As a value among the scheduler's parameters: the number of steps of the whole training."""
+RECORDS = "records"
+"""In the header that goes with the state: what the ranks keep of the steps done."""
 SAMPLES_CHECKED = 2
 """How many samples the model is tried on before anything else."""
 
@@ -77,10 +82,13 @@ class Observer(Protocol):
 class Outcome(Enum):
     FINISHED = "finished"
     STOPPED = "stopped"
+    SWITCHED = "switched"
+    """Every rank knows the decision to go over to another generation."""
+    HELD = "held"
 
 
 class Trainer:
-    """Call `build`, then `restore` or `initialise` where there is something to begin from, then `run` for each generation."""
+    """Call `build`, then `restore` or `initialise` where there is something to begin from; then for each generation `share` and `run`."""
 
     def __init__(self, config: JobConfig, run: RunStore, observer: Observer, *, device: str, threads: int | None) -> None:
         self._config = config
@@ -89,6 +97,9 @@ class Trainer:
         self._device = device
         self._threads = threads
         self._warm_up: WarmUp | None = None
+        self._exchange: GradientExchange | None = None
+        self._entered = 0
+        """The newest generation."""
         self.step = 0
         """Steps applied."""
         self.total_steps = 0
@@ -166,46 +177,79 @@ class Trainer:
         tensors, _ = read_checkpoint(run, manifest)
         self._state.load_model(tensors)
 
-    def run(self, collective: Collective) -> Outcome:
-        """Train from `step` to `total_steps` as one rank of a generation; saved and evaluated when it returns.
+    def share(self, collective: Collective, move: StateMove, records: JsonObject, *, holds_own: bool) -> JsonObject:
+        """Give the state to those ranks of a new generation that need it, or take it; the records are those of the first donor.
 
-        Raises CollectiveBroken when the generation ended: the step in flight is not applied. Raises TrainingDiverged;
-        what the user's own code raises comes out unchanged.
+        holds_own: the state of this rank is worth keeping until another one has arrived whole.
+        Raises CollectiveBroken and StateDamaged.
         """
+        header: JsonObject = {**self._state.document(self.step), RECORDS: records}
+        taken: Any = share_state(collective, move, self._state, header, device=self._device, holds_own=holds_own)
+        self.step = int(taken["step"])
+        return dict(taken[RECORDS])
+
+    def run(self, collective: Collective, *, again: bool = False, save: bool = False) -> Outcome:
+        """Train from `step` to `total_steps` as one rank of a generation whose ranks all hold that state.
+
+        again: the generation before ended in the middle, perhaps before what belongs to this step was done; it is done now.
+        save: begin with a checkpoint.
+        Saved and evaluated where it returns FINISHED, saved where STOPPED. Raises CollectiveBroken when the generation ended:
+        the step in flight is not applied. Raises TrainingDiverged; what the user's own code raises comes out unchanged.
+        """
+        self._enter(collective)
+        try:
+            if save or (again and self._due(self._config.checkpoint.every_steps)):
+                self._save(collective)
+            if again and self._due(self._config.trainer.eval_every_steps):
+                self._evaluate(collective)
+            return self._train_until_end(collective)
+        except CollectiveBroken:
+            collective.leave()
+            assert self._exchange is not None
+            self._exchange.abandon()
+            raise
+
+    def hold(self, collective: Collective) -> Outcome:
+        """Save, so that the state outlives this group, which is too small to train."""
+        self._enter(collective)
+        self._save_and_wait(collective)
+        return Outcome.HELD
+
+    def _enter(self, collective: Collective) -> None:
         if self._warm_up is None:
             self.warm_up()
-        if self.step == 0 and collective.world_size > 1:
-            self._take_from_rank_0(collective)
-        forwards = self._plan.forwards(collective.world_size, collective.rank)
-        exchange = GradientExchange([item for item in self._model.parameters() if item.requires_grad], collective)
-        feed = TrainingFeed(self._train, self._order, self._plan, forwards, end=self.total_steps)
-        try:
-            return self._train_until_end(collective, exchange, feed, forwards)
-        finally:
-            exchange.close()
-            feed.close()
-            self._saver.wait()
+        if self._exchange is None:
+            self._exchange = GradientExchange([item for item in self._model.parameters() if item.requires_grad], collective)
+            self._feed = TrainingFeed(self._train, self._order, self._plan, end=self.total_steps)
+        self._exchange.use(collective)
+        self._feed.begin(self._plan.forwards(collective.world_size, collective.rank))
+        if 0 < self._entered < collective.generation:
             self._saver.last_step = None  # whether all ranks' parts became a checkpoint is not known here
+        self._entered = collective.generation
 
-    def _train_until_end(
-        self, collective: Collective, exchange: GradientExchange, feed: TrainingFeed, forwards: tuple[range, ...]
-    ) -> Outcome:
-        trainer, save_every = self._config.trainer, self._config.checkpoint.every_steps
+    def _due(self, every_steps: int | None) -> bool:
+        return every_steps is not None and 0 < self.step < self.total_steps and self.step % every_steps == 0
+
+    def _train_until_end(self, collective: Collective) -> Outcome:
+        trainer, checkpoint = self._config.trainer, self._config.checkpoint
+        exchange, feed = self._exchange, self._feed
+        assert exchange is not None
+        forwards = self._plan.forwards(collective.world_size, collective.rank)
         while self.step < self.total_steps:
             began = time.perf_counter()
             sums = self._step.compute(self.step, forwards, feed.step(self.step), exchange, self._observer.wishes())
             norm = self._step.apply(sums, self.step + 1)
             self.step += 1
             self._observer.applied(StepRecord(self.step, sums.loss, sums.metrics, time.perf_counter() - began, norm))
-            if self.step == self.total_steps:
-                break
-            if trainer.eval_every_steps and self.step % trainer.eval_every_steps == 0:
+            if self._due(trainer.eval_every_steps):
                 self._evaluate(collective)
-            if sums.stop:
+            if sums.stop and self.step < self.total_steps:
                 self._save_and_wait(collective)
                 return Outcome.STOPPED
-            if save_every and self.step % save_every == 0:
+            if self._due(checkpoint.every_steps):
                 self._save(collective)
+            if sums.switch and self.step < self.total_steps:
+                return Outcome.SWITCHED
         self._evaluate(collective)
         self._save_and_wait(collective)
         return Outcome.FINISHED
@@ -225,16 +269,6 @@ class Trainer:
         error = self._saver.wait()
         if error is not None:
             raise error
-
-    def _take_from_rank_0(self, collective: Collective) -> None:
-        """Ranks need not have built equal models: some start from what their machine gives."""
-        with torch.no_grad():
-            for _, tensor in sorted(self._state.tensors().items()):
-                whole = tensor.detach().contiguous()
-                carried = whole.to(torch.uint8) if whole.dtype == torch.bool else whole
-                carried = carried.to(self._device)
-                collective.broadcast(carried, 0).wait()
-                tensor.copy_(carried)
 
     def _build_data(self) -> None:
         config = self._config
