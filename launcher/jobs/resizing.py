@@ -14,6 +14,7 @@ from launcher.config.schema import JobConfig
 from launcher.core.clock import Clock, SystemClock, timestamp
 from launcher.core.errors import ConfigError, RunStateError
 from launcher.core.run_store import Desired, RunStore, WorkerBounds
+from launcher.jobs.changes import size_words, workers_words
 from launcher.jobs.observe import POLL_S, Observation, observe
 from launcher.jobs.refs import RunRef, person
 from launcher.jobs.resuming import spec_in_force
@@ -123,29 +124,19 @@ def why_not(status: RunStatus, wish: SizeWish, desired: Desired) -> str | None:
     if desired.workers != wish.workers:
         return f"{desired.by} asked for {size_words(desired.workers)} meanwhile"
     if status.state is JobState.LOST:
-        return status.reason
+        return f"{status.reason}; who takes it over fulfils the wish"
     if status.workers != wish.workers:  # nobody in office has read the wish yet
         return None
     if status.world_size == target and status.state is JobState.RUNNING:
         return ""
     if status.world_size < target and status.waiting_for:
-        return f"it has {status.world_size} of {target} and waits for {status.waiting_for}"
+        return f"it has {status.world_size} of {target} and waits for {status.waiting_for}; the wish stays"
     return None
-
-
-def size_words(workers: WorkerBounds) -> str:
-    """3 workers, or 3 workers (2..6) where the bounds leave room."""
-    room = "" if workers.min == workers.max else f" ({workers.min}..{workers.max})"
-    return _workers(workers.target) + room
-
-
-def _workers(count: int) -> str:
-    return f"{count} worker{'' if count == 1 else 's'}"
 
 
 def _not_yet(status: RunStatus, timeout_s: float) -> str:
     said = f": {status.reason}" if status.reason else ""
-    return f"it has {status.world_size} of {status.workers.target} after {timeout_s:g} s, {status.state.value}{said}"
+    return f"it has {status.world_size} of {status.workers.target} after {timeout_s:g} s, {status.state.value}{said}; the wish stays"
 
 
 def _wish_in_force(ref: RunRef, run: RunStore) -> Desired:
@@ -165,7 +156,7 @@ def _refuse_above_shards(size: int | str, wanted: int, config: JobConfig, ref: R
     smaller = config.micro_batch_size_for(wanted)
     change = f"trainer.micro_batch_size={smaller}" if smaller else f"trainer.global_batch_size={wanted * micro}"
     raise ConfigError(
-        f"{wanted} workers are more than the batch has shards",
+        f"{workers_words(wanted)} are more than the batch has shards",
         where=ref.uri,
         given=str(size),
         expected=f"at most {config.shards} workers (global_batch_size {batch} / micro_batch_size {micro}, constants of the run)",
@@ -181,7 +172,7 @@ def _refuse_outside(wanted: int, now: WorkerBounds, ref: RunRef) -> None:
     else:
         way = f"`launch resize {ref.name} {wanted}..{now.max}` lowers the bound and asks for {now.max}; then `launch resize {ref.name} {wanted}`"
     raise ConfigError(
-        f"{_workers(wanted)} would be outside the bounds in force",
+        f"{workers_words(wanted)} would be outside the bounds in force",
         where=ref.uri,
         given=str(wanted),
         expected=f"a number within {now.min}..{now.max}",

@@ -191,7 +191,7 @@ def test_the_wait_ends_with_the_capacity_that_is_missing(running: tuple[RunRef, 
     wish = jobs.resize(ref, "2..6", clock=clock)
     clock.at(4.0, lambda: controller.write(workers=wish.workers, waiting_for="2 workers with 1 GPU each"))
     last = wait(ref, wish, clock)
-    assert last.why == "it has 4 of 6 and waits for 2 workers with 1 GPU each"
+    assert last.why == "it has 4 of 6 and waits for 2 workers with 1 GPU each; the wish stays"
     assert clock.monotonic() < 5.0
 
 
@@ -199,7 +199,7 @@ def test_the_wait_ends_in_any_case(running: tuple[RunRef, FakeController], clock
     ref, controller = running
     wish = jobs.resize(ref, 3, clock=clock)
     clock.at(2.0, lambda: controller.write(workers=wish.workers, reason="rank 3 is busy"))
-    assert wait(ref, wish, clock, timeout_s=30).why == "it has 4 of 3 after 30 s, RUNNING: rank 3 is busy"
+    assert wait(ref, wish, clock, timeout_s=30).why == "it has 4 of 3 after 30 s, RUNNING: rank 3 is busy; the wish stays"
     assert 30.0 <= clock.monotonic() < 31.0
 
 
@@ -226,7 +226,7 @@ DESIRED = Desired(revision=2, state="running", spec=1, workers=WISH.workers, by=
         ({"state": JobState.FAILED}, {}, "it has ended: FAILED"),
         ({"state": JobState.STOPPING}, {}, "it is asked to stop"),
         ({}, {"state": "stopped"}, "it is asked to stop"),
-        ({"state": JobState.LOST, "reason": "no sign of life"}, {}, "no sign of life"),
+        ({"state": JobState.LOST, "reason": "no sign of life"}, {}, "no sign of life; who takes it over fulfils the wish"),
     ],
 )
 def test_why_a_size_is_not_there(status: dict[str, Any], desired: dict[str, Any], why: str | None) -> None:
