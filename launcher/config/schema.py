@@ -210,7 +210,7 @@ class JobConfig:
             )
         if bounds.max > self.shards:
             batch, micro = self.trainer.global_batch_size, self.trainer.micro_batch_size
-            wanted = max((size for size in range(1, batch + 1) if batch % size == 0 and batch // size >= bounds.max), default=None)
+            wanted = self.micro_batch_size_for(bounds.max)
             way_out = (
                 f"trainer.micro_batch_size={wanted} or smaller, or a larger trainer.global_batch_size"
                 if wanted
@@ -228,6 +228,11 @@ class JobConfig:
     def shards(self) -> int:
         """V: the number of logical shards that the batch of a step is cut into."""
         return self.trainer.global_batch_size // self.trainer.micro_batch_size
+
+    def micro_batch_size_for(self, workers: int) -> int | None:
+        """The largest micro_batch_size that gives each of so many workers a shard of this batch; None where none does."""
+        batch = self.trainer.global_batch_size
+        return max((size for size in range(1, batch + 1) if batch % size == 0 and batch // size >= workers), default=None)
 
     @property
     def fused_shards(self) -> int:
