@@ -193,7 +193,7 @@ class Worker:
         os.chdir(code)
         config = self._spec.config
         device = choose_device(config)
-        threads = config.resources.threads or max(1, (os.cpu_count() or 1) // config.workers.max)
+        threads = config.threads(os.cpu_count() or 1)
         trainer = Trainer(config, self._run, Reporter(self), device=device, threads=threads)
         trainer.build()
         warm = trainer.warm_up()

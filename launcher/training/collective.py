@@ -103,11 +103,19 @@ class Collective:
 
     def all_reduce(self, tensor: Tensor) -> Work:
         """Sum over the ranks, in place; the order of the sum is the transport's."""
-        return self._start("all_reduce", tensor)
+        return self._call(lambda group: group.allreduce([tensor]))
 
     def broadcast(self, tensor: Tensor, source: int) -> Work:
         """Copy from the rank `source` into every other rank's tensor."""
-        return self._start("broadcast", tensor, source)
+        return self._call(lambda group: group.broadcast(tensor, source))
+
+    def all_to_all(self, received: Tensor, sent: Tensor, received_rows: list[int], sent_rows: list[int]) -> Work:
+        """Give the first `sent_rows[0]` rows of `sent` to rank 0, the next to rank 1, ...; those of rank 0 come first in `received`."""
+        return self._call(lambda group: group.alltoall_base(received, sent, received_rows, sent_rows))
+
+    def all_gather(self, gathered: Tensor, own: Tensor) -> Work:
+        """Every rank's `own`, (n,), one behind the other in `gathered`, (world_size x n,)."""
+        return self._call(lambda group: group._allgather_base(gathered, own))
 
     def leave(self) -> None:
         """Make every call that is blocked, or comes later, raise CollectiveBroken. From any thread, at any time, any number of times."""
@@ -115,14 +123,13 @@ class Collective:
         if self._transport is not None:
             self._transport.cut()
 
-    def _start(self, kind: str, tensor: Tensor, source: int = 0) -> Work:
+    def _call(self, call: Callable[[Any], Any]) -> Work:
         if self._left.is_set():
             raise CollectiveBroken(f"generation {self.generation} was left")
         if self._transport is None:
             return Work(self, None)
         try:
-            group = self._transport.group
-            work = group.allreduce([tensor]) if kind == "all_reduce" else group.broadcast(tensor, source)
+            work = call(self._transport.group)
         except RuntimeError as error:
             raise CollectiveBroken(f"generation {self.generation}: {_first_line(error)}") from error
         return Work(self, work)

@@ -1,6 +1,6 @@
 """The order in which exact mode adds up: one fixed binary tree over the V shards of a step. Pure.
 
-A subtree (level, index) covers the shards from index x 2^level to (index + 1) x 2^level, cut at V. Its sum is that of its left half
+A subtree (level, number) covers the shards from number x 2^level to (number + 1) x 2^level, cut at V. Its sum is that of its left half
 plus that of its right half; where V leaves nothing for the right half, it is that of the left one. The subtree that covers all
 shards is the root. A rank adds what it owns as far as whole subtrees go; what is left over is added by whoever has all ranks'
 partial sums. Both do the additions of this one tree, so who owns which shards does not show in the result.
@@ -16,7 +16,8 @@ T = TypeVar("T")
 
 class Subtree(NamedTuple):
     level: int
-    index: int
+    number: int
+    """From the left, within its level."""
 
 
 class TreeSum(Generic[T]):
@@ -37,16 +38,16 @@ class TreeSum(Generic[T]):
 
     def add(self, subtree: Subtree, value: T) -> None:
         """The sum of a subtree, complete."""
-        level, index = subtree
+        level, number = subtree
         while level < self._height:
-            if index % 2 == 1:
-                if not self._partials or self._partials[-1][0] != (level, index - 1):
+            if number % 2 == 1:
+                if not self._partials or self._partials[-1][0] != (level, number - 1):
                     break  # the left half is somebody else's
                 value = self._add(self._partials.pop()[1], value)
-            elif (index + 1) << level < self._shards:
+            elif (number + 1) << level < self._shards:
                 break  # the right half is still to come
-            level, index = level + 1, index // 2
-        self._partials.append((Subtree(level, index), value))
+            level, number = level + 1, number // 2
+        self._partials.append((Subtree(level, number), value))
 
     @property
     def subtrees(self) -> tuple[Subtree, ...]:

@@ -18,13 +18,14 @@ from launcher.core.run_store import RunStore
 from launcher.training.batch import BatchPlan, total_steps
 from launcher.training.components import build
 from launcher.training.data_order import DataOrder
-from launcher.training.device import use_threads
+from launcher.training.device import use_deterministic_algorithms, use_threads
 from launcher.training.evaluate import evaluate
+from launcher.training.exact_exchange import ExactExchange
 from launcher.training.gradient_exchange import GradientExchange
 from launcher.training.per_shard import PerShardLayers
 from launcher.training.samples import Samples, TrainingFeed, read_forward
 from launcher.training.saving import CheckpointSaver
-from launcher.training.step import Objective, TrainingStep, Wishes
+from launcher.training.step import Exchange, Objective, TrainingStep, Wishes
 from launcher.training.tracked_buffers import TrackedBuffers
 from launcher.training.train_state import TrainState
 from launcher.training.warm_up import TrialStep, WarmUp
@@ -103,6 +104,8 @@ class Trainer:
         """
         config = self._config
         use_threads(self._threads)
+        if config.elastic.exact:
+            use_deterministic_algorithms()
         random.seed(config.seed)
         np.random.seed(config.seed % 2**32)
         torch.manual_seed(config.seed)
@@ -134,7 +137,20 @@ class Trainer:
         together = self._read(full, range(2)) if pair == 2 else None
         objective = Objective(self._model, self._task, precision="fp32", device=self._device)
         self._count_forward()
-        trial = TrialStep(objective, self._layers, seed=config.seed).run(shards, together, config.trainer.fuse)
+        try:
+            trial = TrialStep(objective, self._layers, seed=config.seed).run(
+                shards, together, config.trainer.fuse, exact=config.elastic.exact
+            )
+        except RuntimeError as error:
+            if config.elastic.exact and "deterministic implementation" in str(error):
+                raise UserCodeError(
+                    "torch has no deterministic algorithm for an operator of the job",
+                    where="elastic.exact",
+                    given=str(error).partition(".")[0],
+                    expected="operators that give the same bits each time",
+                    next="use another operator, or elastic.exact=false",
+                ) from error
+            raise
         self._count_forward()
         self._plan = full if trial.warm_up.fused else replace(full, width=1)
         self._step = TrainingStep(
@@ -177,7 +193,7 @@ class Trainer:
         if self.step == 0 and collective.world_size > 1:
             self._take_from_rank_0(collective)
         forwards = self._plan.forwards(collective.world_size, collective.rank)
-        exchange = GradientExchange([item for item in self._model.parameters() if item.requires_grad], collective)
+        exchange = self._exchange(collective)
         feed = TrainingFeed(self._train, self._order, self._plan, forwards, end=self.total_steps)
         try:
             return self._train_until_end(collective, exchange, feed, forwards)
@@ -187,9 +203,13 @@ class Trainer:
             self._saver.wait()
             self._saver.last_step = None  # whether all ranks' parts became a checkpoint is not known here
 
-    def _train_until_end(
-        self, collective: Collective, exchange: GradientExchange, feed: TrainingFeed, forwards: tuple[range, ...]
-    ) -> Outcome:
+    def _exchange(self, collective: Collective) -> GradientExchange | ExactExchange:
+        parameters = [item for item in self._model.parameters() if item.requires_grad]
+        if self._config.elastic.exact:
+            return ExactExchange(parameters, collective, shards=self._plan.shards)
+        return GradientExchange(parameters, collective)
+
+    def _train_until_end(self, collective: Collective, exchange: Exchange, feed: TrainingFeed, forwards: tuple[range, ...]) -> Outcome:
         trainer, save_every = self._config.trainer, self._config.checkpoint.every_steps
         while self.step < self.total_steps:
             began = time.perf_counter()
