@@ -40,7 +40,6 @@ from launcher.runtime.link_store import Rendezvous
 from launcher.runtime.log_tail import LogTail
 from launcher.runtime.office import base_on_checkpoint, base_on_workers, inherit
 from launcher.runtime.progress import Progress
-from launcher.runtime.ray_metrics import RayMetrics
 from launcher.runtime.recorder import Recorder
 from launcher.runtime.roster import Hand, Roster
 from launcher.runtime.saver import Save, Saver
@@ -179,7 +178,9 @@ class Controller:
         self._progress = Progress.after(self._left, self._left.recorded if adopted else base.start, self._spec)
         lost = 0 if adopted else max(0, self._left.reached - base.start)
         self._board.steps_lost += lost
-        self._board.checkpoint = self._newest() if adopted else next((c for c in self._left.checkpoints if c.step == base.checkpoint_step), None)
+        self._board.checkpoint = (
+            self._newest() if adopted else next((c for c in self._left.checkpoints if c.step == base.checkpoint_step), None)
+        )
         self._event(
             "term_started", from_term=base.from_term, checkpoint_step=base.checkpoint_step, adopted_step=base.adopted_step, steps_lost=lost
         )
@@ -320,7 +321,7 @@ class Controller:
         match action:
             case m.Load(to):
                 self._load(to)
-            case m.Prepare(formation, leaving, to):
+            case m.Prepare(formation, _, to):
                 if self._prepared_at is None or self._prepared_at[0] != formation.generation:
                     self._prepared_at = (formation.generation, now)
                 self._prepare(formation, to)
@@ -386,8 +387,7 @@ class Controller:
                 "donors": list(commit.donors),
                 "receivers": list(commit.receivers),
                 "step": commit.step,
-                "planned": commit.planned,
-                "again": self._group.phase is m.Phase.FORMING,
+                "again": commit.again,
                 "hold": commit.hold,
                 "save": commit.save,
             },
@@ -424,7 +424,9 @@ class Controller:
         if timeline is None or not timeline.before:
             return
         facts = {**timeline.facts(), "at": timestamp(self._clock.now())}
-        self._event("resized", **{key: value for key, value in facts.items() if key not in ("step", "generation")}, switched_at=facts["step"])
+        self._event(
+            "resized", **{key: value for key, value in facts.items() if key not in ("step", "generation")}, switched_at=facts["step"]
+        )
         self._board.last_change = facts
         self._board.due = 0.0
         pause = facts["pause_s"]
@@ -603,9 +605,7 @@ class Controller:
         if isinstance(verdict, f.StopOffering):
             self._event("policy", reason=verdict.reason.partition("\n")[0])
         if member and group.phase is m.Phase.TRAINING:
-            self._timeline = Timeline(
-                cause=cause, reason=reason.partition("\n")[0], begun_at=now, before=group.ranks, detect_s=detect_s
-            )
+            self._timeline = Timeline(cause=cause, reason=reason.partition("\n")[0], begun_at=now, before=group.ranks, detect_s=detect_s)
         self._handle(m.Gone(worker, reason.partition("\n")[0], cause))
 
     def _judge(self, hand: Hand, reason: str, *, member: bool, error: Any) -> f.Verdict | None:

@@ -12,7 +12,7 @@ ENDED        nothing more follows
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from launcher.core.exit_codes import ExitCode
@@ -141,6 +141,8 @@ class ChangeWanted:
     leave: tuple[WorkerId, ...] = ()
     cause: str = "resize"
     reason: str = ""
+    hold: bool = False
+    """All members save and wait, whoever joins or leaves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +220,10 @@ class StopWanted:
 
 @dataclass(frozen=True, slots=True)
 class SaveStarted:
+    """The first part of a checkpoint came; all of them are of one generation."""
+
     step: Step
+    generation: Generation = NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +232,7 @@ class SaveDecided:
 
     step: Step
     failure: str = ""
+    generation: Generation = NONE
 
 
 Event = (
@@ -280,7 +286,8 @@ class Commit:
     receivers: tuple[int, ...]
     step: Step | None
     """Of the state; None: that of the boundary at which the members go over."""
-    planned: bool
+    again: bool
+    """The generation before ended in the middle: what belonged to its last step may have to be done again."""
     hold: bool
     """Share the state, save it, and wait for the next generation."""
     save: bool
@@ -389,7 +396,7 @@ class Membership:
         """Who may hold the state while there is no generation, in the order of the ranks they had."""
         self._why = ("", "")
         self._attempts = 0
-        self._saving: set[Step] = set()
+        self._saving: set[tuple[Step, Generation]] = set()
         self._unsaved = ""
         self._save_again = False
         self._committed = Step(0)
@@ -441,12 +448,7 @@ class Membership:
         to = tuple(proposal.missing)
         if proposal.committed is None:
             return [Prepare(proposal.formation, proposal.leaving, to)]
-        commit = proposal.committed
-        return [
-            Commit(
-                commit.formation, commit.leaving, commit.donors, commit.receivers, commit.step, commit.planned, commit.hold, commit.save, to
-            )
-        ]
+        return [replace(proposal.committed, to=to)]
 
     # taking over
 
@@ -488,11 +490,11 @@ class Membership:
                 return self._change(event)
             case StopWanted():
                 return self._stop()
-            case SaveStarted(step):
-                self._saving.add(step)
+            case SaveStarted(step, generation):
+                self._saving.add((step, generation))
                 return []
-            case SaveDecided(step, failure):
-                self._saving.discard(step)
+            case SaveDecided(step, failure, generation):
+                self._saving.discard((step, generation))
                 self._unsaved = failure
                 return self._finish()
             case Stuck(reason):
@@ -547,9 +549,10 @@ class Membership:
         leave = tuple(worker for worker in wanted.leave if worker in before)
         ranks = (*(worker for worker in before if worker not in leave), *join)
         somebody_stays = len(ranks) > len(join) or not before
-        if not ranks or not somebody_stays or (not join and not leave and before and not self.held):
+        if not ranks or not somebody_stays or (not join and not leave and before and not self.held and not wanted.hold):
             return []
-        return self._propose(ranks, leave, planned=True, cause=wanted.cause, reason=wanted.reason, hold=len(ranks) < self.minimum)
+        hold = wanted.hold or len(ranks) < self.minimum
+        return self._propose(ranks, leave, planned=True, cause=wanted.cause, reason=wanted.reason, hold=hold)
 
     def _propose(
         self, ranks: Sequence[WorkerId], leaving: tuple[WorkerId, ...], *, planned: bool, cause: str, reason: str, hold: bool
@@ -582,7 +585,7 @@ class Membership:
             donors,
             tuple(rank for rank, worker in enumerate(ranks) if rank not in donors),
             step,
-            proposal.planned and self.current is not None and not self.held,
+            not proposal.planned,
             proposal.hold,
             save,
             proposal.everybody,

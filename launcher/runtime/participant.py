@@ -29,7 +29,8 @@ class Going:
     donors: tuple[int, ...]
     receivers: tuple[int, ...]
     step: Step | None
-    planned: bool
+    again: bool
+    """The generation before ended in the middle."""
     hold: bool
     save: bool
 

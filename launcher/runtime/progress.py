@@ -48,7 +48,9 @@ class Progress:
         metrics = dict(before.metrics) if before else {}
         loss = before.train_loss if before else None
         batch = spec.config.trainer.global_batch_size
-        return cls(start=start, batch=batch, seconds=left.train_seconds, step=start, train_loss=loss, metrics=metrics, _taken=start, _passed=start)
+        return cls(
+            start=start, batch=batch, seconds=left.train_seconds, step=start, train_loss=loss, metrics=metrics, _taken=start, _passed=start
+        )
 
     def take(self, message: Any) -> None:
         """A row of applied steps, right after the one before; what was taken already is not taken twice, and where one is missing none is."""

@@ -85,9 +85,7 @@ class Worker:
         self._built: JsonObject = {}
         """What is known of the job once it is built: device, total_steps, data_size."""
         self._trainer: Trainer | None = None
-        self.records = StepRecords(
-            config.trainer.log_every_steps, config.trainer.global_batch_size, config.checkpoint.every_steps
-        )
+        self.records = StepRecords(config.trainer.log_every_steps, config.trainer.global_batch_size, config.checkpoint.every_steps)
         self._reporter = Reporter(self, config.checkpoint.every_steps)
         threading.Thread(target=self._main, name="training", daemon=True).start()
         threading.Thread(target=self._end_when_orphaned, name="orphan", daemon=True).start()
@@ -119,7 +117,6 @@ class Worker:
                 self._link.send(message)
             for group in self._groups.values():
                 group.store.repeat()
-            self._say_records()
             os.environ.update(environment)
             self._admitted.set()
             return self.describe()
@@ -168,6 +165,8 @@ class Worker:
                     self.records.forget(message["step"])
                 case "checkpoint":
                     self._forget_save(message["step"], message["generation"])
+                case "records":
+                    self._say_records()
                 case "value":
                     if (group := self._groups.get(message["generation"])) is not None:
                         group.store.answered(message)
@@ -315,7 +314,7 @@ class Worker:
         os.chdir(code)
         config = self._spec.config
         device = choose_device(config)
-        threads = config.resources.threads or max(1, (os.cpu_count() or 1) // config.workers.max)
+        threads = config.threads(os.cpu_count() or 1)
         trainer = Trainer(config, self._run, self._reporter, device=device, threads=threads)
         trainer.build()
         warm = trainer.warm_up()
@@ -387,11 +386,7 @@ class Worker:
             self._collective, self.generation, self._phase = group.collective, going.generation, "training"
         try:
             self._share(group, going, began)
-            ending = (
-                trainer.hold(group.collective)
-                if going.hold
-                else trainer.run(group.collective, again=not going.planned and bool(going.step), save=going.save)
-            )
+            ending = trainer.hold(group.collective) if going.hold else trainer.run(group.collective, again=going.again, save=going.save)
         except CollectiveBroken as error:
             with self._changed:
                 group.collective.leave()
@@ -416,9 +411,7 @@ class Worker:
         trainer, last_step_at = self._trainer, self._reporter.last_step_at
         assert trainer is not None
         holds_own = self._me.applied is not None
-        records = trainer.share(
-            group.collective, StateMove(going.donors, going.receivers), self.records.to_json(), holds_own=holds_own
-        )
+        records = trainer.share(group.collective, StateMove(going.donors, going.receivers), self.records.to_json(), holds_own=holds_own)
         now = time.monotonic()
         with self._changed:
             self.records.take(records)
@@ -429,7 +422,6 @@ class Worker:
                 "pause_s": round(now - last_step_at, 4) if last_step_at is not None else None,
             }
             self._carry_out(self._me.holds(Step(trainer.step)))
-            self._say_records()
 
     def _end(self) -> None:
         """Released: what is being uploaded still counts, then the controller ends this process."""
@@ -469,7 +461,7 @@ class Worker:
             self.say({**self._beat(), "kind": "first", "time": timestamp(SystemClock().now())})
             retired, self._retired = self._retired, []
             if retired:
-                threading.Thread(target=lambda: [each.close() for each in retired], name="retire", daemon=True).start()
+                threading.Thread(target=_close, args=(retired,), name="close-groups", daemon=True).start()
 
     def switch_wanted(self) -> bool:
         return self._me.switch_wanted
@@ -485,13 +477,18 @@ class Worker:
         return self._collective.waited_s if self._collective is not None else 0.0
 
 
+def _close(collectives: Sequence[Collective]) -> None:
+    for collective in collectives:
+        collective.close()
+
+
 def _going(message: Any) -> p.Going:
     return p.Going(
         message["generation"],
         tuple(message["donors"]),
         tuple(message["receivers"]),
         message["step"],
-        message["planned"],
+        message["again"],
         message["hold"],
         message["save"],
     )

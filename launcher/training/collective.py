@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+TAG = 0
+"""Of all that one rank sends another: messages of one tag keep their order."""
+
+
 class KeyValueStore(Protocol):
     """Where the ranks of one generation find each other; given by the runtime."""
 
@@ -108,11 +112,35 @@ class Collective:
 
     def all_reduce(self, tensor: Tensor) -> Work:
         """Sum over the ranks, in place; the order of the sum is the transport's."""
-        return self._start("all_reduce", tensor)
+        return self._call(lambda group: group.allreduce([tensor]))
 
     def broadcast(self, tensor: Tensor, source: int) -> Work:
         """Copy from the rank `source` into every other rank's tensor."""
-        return self._start("broadcast", tensor, source)
+        return self._call(lambda group: group.broadcast(tensor, source))
+
+    def all_to_all(self, received: Tensor, sent: Tensor, received_rows: list[int], sent_rows: list[int]) -> Work:
+        """Give the first `sent_rows[0]` rows of `sent` to rank 0, the next to rank 1, ...; those of rank 0 come first in `received`."""
+        return self._call(lambda group: group.alltoall_base(received, sent, received_rows, sent_rows))
+
+    def all_gather(self, gathered: Tensor, own: Tensor) -> Work:
+        """Every rank's `own`, (n,), one behind the other in `gathered`, (world_size x n,)."""
+        return self._call(lambda group: group._allgather_base(gathered, own))
+
+    def send(self, tensor: Tensor, destination: int) -> Work:
+        """Give a contiguous tensor to one other rank, which calls `recv`; it may not change before the work is done.
+
+        What one rank sends another arrives in that order.
+        """
+        return self._call(lambda group: group.send([tensor], destination, TAG))
+
+    def recv(self, tensor: Tensor, source: int) -> Work:
+        """Fill a contiguous tensor with what the rank `source` sends: as many bytes as it has."""
+        return self._call(lambda group: group.recv([tensor], source, TAG))
+
+    @property
+    def device(self) -> str:
+        """Where tensors have to be to travel: "cpu" or "cuda"."""
+        return self._device
 
     def leave(self) -> None:
         """Make every call that is blocked, or comes later, raise CollectiveBroken. From any thread, at any time, any number of times."""
@@ -125,14 +153,13 @@ class Collective:
         self._left.set()
         self._transport = None
 
-    def _start(self, kind: str, tensor: Tensor, source: int = 0) -> Work:
+    def _call(self, call: Callable[[Any], Any]) -> Work:
         if self._left.is_set():
             raise CollectiveBroken(f"generation {self.generation} was left")
         if self._transport is None:
             return Work(self, None)
         try:
-            group = self._transport.group
-            work = group.allreduce([tensor]) if kind == "all_reduce" else group.broadcast(tensor, source)
+            work = call(self._transport.group)
         except RuntimeError as error:
             raise CollectiveBroken(f"generation {self.generation}: {_first_line(error)}") from error
         return Work(self, work)

@@ -20,14 +20,15 @@ from launcher.training.batch import BatchPlan, total_steps
 from launcher.training.collective import CollectiveBroken
 from launcher.training.components import build
 from launcher.training.data_order import DataOrder
-from launcher.training.device import use_threads
+from launcher.training.device import use_deterministic_algorithms, use_threads
 from launcher.training.evaluate import evaluate
+from launcher.training.exact_exchange import ExactExchange
 from launcher.training.gradient_exchange import GradientExchange
 from launcher.training.per_shard import PerShardLayers
 from launcher.training.samples import Samples, TrainingFeed, read_forward
 from launcher.training.saving import CheckpointSaver
 from launcher.training.state_transfer import StateMove, share_state
-from launcher.training.step import Objective, TrainingStep, Wishes
+from launcher.training.step import Exchange, Objective, TrainingStep, Wishes
 from launcher.training.tracked_buffers import TrackedBuffers
 from launcher.training.train_state import TrainState
 from launcher.training.warm_up import TrialStep, WarmUp
@@ -97,7 +98,7 @@ class Trainer:
         self._device = device
         self._threads = threads
         self._warm_up: WarmUp | None = None
-        self._exchange: GradientExchange | None = None
+        self._exchange: Exchange | None = None
         self._entered = 0
         """The newest generation."""
         self.step = 0
@@ -114,6 +115,8 @@ class Trainer:
         """
         config = self._config
         use_threads(self._threads)
+        if config.elastic.exact:
+            use_deterministic_algorithms()
         random.seed(config.seed)
         np.random.seed(config.seed % 2**32)
         torch.manual_seed(config.seed)
@@ -145,7 +148,20 @@ class Trainer:
         together = self._read(full, range(2)) if pair == 2 else None
         objective = Objective(self._model, self._task, precision="fp32", device=self._device)
         self._count_forward()
-        trial = TrialStep(objective, self._layers, seed=config.seed).run(shards, together, config.trainer.fuse)
+        try:
+            trial = TrialStep(objective, self._layers, seed=config.seed).run(
+                shards, together, config.trainer.fuse, exact=config.elastic.exact
+            )
+        except RuntimeError as error:
+            if config.elastic.exact and "deterministic implementation" in str(error):
+                raise UserCodeError(
+                    "torch has no deterministic algorithm for an operator of the job",
+                    where="elastic.exact",
+                    given=str(error).partition(".")[0],
+                    expected="operators that give the same bits each time",
+                    next="use another operator, or elastic.exact=false",
+                ) from error
+            raise
         self._count_forward()
         self._plan = full if trial.warm_up.fused else replace(full, width=1)
         self._step = TrainingStep(
@@ -205,8 +221,6 @@ class Trainer:
             return self._train_until_end(collective)
         except CollectiveBroken:
             collective.leave()
-            assert self._exchange is not None
-            self._exchange.abandon()
             raise
 
     def hold(self, collective: Collective) -> Outcome:
@@ -215,17 +229,27 @@ class Trainer:
         self._save_and_wait(collective)
         return Outcome.HELD
 
+    def finish(self) -> None:
+        """Wait until what is being saved is durable."""
+        self._saver.wait()
+
     def _enter(self, collective: Collective) -> None:
         if self._warm_up is None:
             self.warm_up()
         if self._exchange is None:
-            self._exchange = GradientExchange([item for item in self._model.parameters() if item.requires_grad], collective)
+            self._exchange = self._make_exchange(collective)
             self._feed = TrainingFeed(self._train, self._order, self._plan, end=self.total_steps)
         self._exchange.use(collective)
         self._feed.begin(self._plan.forwards(collective.world_size, collective.rank))
         if 0 < self._entered < collective.generation:
             self._saver.last_step = None  # whether all ranks' parts became a checkpoint is not known here
         self._entered = collective.generation
+
+    def _make_exchange(self, collective: Collective) -> Exchange:
+        parameters = [item for item in self._model.parameters() if item.requires_grad]
+        if self._config.elastic.exact:
+            return ExactExchange(parameters, collective, shards=self._plan.shards)
+        return GradientExchange(parameters, collective)
 
     def _due(self, every_steps: int | None) -> bool:
         return every_steps is not None and 0 < self.step < self.total_steps and self.step % every_steps == 0
