@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ from launcher.runtime import participant as p
 from launcher.runtime.link import LinkClient, was_given_up
 from launcher.runtime.link_store import LinkStore
 from launcher.runtime.membership import Outcome
+from launcher.runtime.notices import Notice
 from launcher.runtime.reporter import Reporter, user_traceback
 from launcher.runtime.step_records import StepRecords
 from launcher.spec.code import unpack
@@ -87,6 +88,8 @@ class Worker:
         self._trainer: Trainer | None = None
         self.records = StepRecords(config.trainer.log_every_steps, config.trainer.global_batch_size, config.checkpoint.every_steps)
         self._reporter = Reporter(self, config.checkpoint.every_steps)
+        self.on_release: Callable[[], None] = lambda: None
+        """Called when this worker's part is done."""
         threading.Thread(target=self._main, name="training", daemon=True).start()
         threading.Thread(target=self._end_when_orphaned, name="orphan", daemon=True).start()
 
@@ -138,6 +141,10 @@ class Worker:
     @property
     def _ready(self) -> bool:
         return self._phase not in ("building", "failed")
+
+    def noticed(self, notice: Notice) -> None:
+        """This process, or its machine, will go away."""
+        self.say({"kind": "draining", "source": notice.source, "deadline_s": notice.deadline_s, "detail": notice.detail}, keep=True)
 
     # the link's threads
 
@@ -429,6 +436,7 @@ class Worker:
         self._trainer.finish()
         self._phase = "released"
         self.say({"kind": "released"})
+        self.on_release()
         time.sleep(ORPHAN_LIMIT_S)
         os._exit(0)
 

@@ -17,6 +17,7 @@ from ray.util import list_named_actors
 
 from launcher.core.errors import BackendUnavailable
 from launcher.core.types import JsonObject, RunId, WorkerId
+from launcher.runtime.notices import Notices
 from launcher.runtime.worker import Worker
 from launcher.spec.job import JobSpec
 
@@ -29,12 +30,18 @@ class WorkerActor:
 
     def __init__(self, spec: JsonObject, runs: str, worker: str, code_folder: str) -> None:
         self._worker = Worker(spec, runs, worker, code_folder)
+        elastic = JobSpec.from_json(spec).config.elastic
+        notices = Notices(self._worker.noticed, drain_s=elastic.drain_s, notice_file=elastic.notice_file)
+        notices.install()
+        self._worker.on_release = notices.released
+        self._node_id = ray.get_runtime_context().get_node_id()
 
     def attach(self, term: int, host: str, port: int, secret: str, environment: dict[str, str]) -> JsonObject:
-        return self._worker.attach(term, host, port, secret, environment)
+        description = self._worker.attach(term, host, port, secret, environment)
+        return {**description, "node_id": self._node_id} if description else {}
 
     def describe(self) -> JsonObject:
-        return self._worker.describe()
+        return {**self._worker.describe(), "node_id": self._node_id}
 
 
 @dataclass(frozen=True)
