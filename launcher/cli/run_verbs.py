@@ -24,7 +24,7 @@ from launcher.core.exit_codes import ExitCode
 from launcher.core.types import JsonObject
 from launcher.jobs.changes import change_sentence, crew, size_words
 from launcher.jobs.refs import RunRef
-from launcher.jobs.resizing import SizeWish
+from launcher.jobs.resizing import SizeWish, Waited
 from launcher.spec.status import JobState, RunStatus, exit_code_of
 
 _AGES = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -93,7 +93,7 @@ def events(run: str, follow: bool, runs: str, output: str) -> None:
 
 @click.command()
 @click.argument("run")
-@click.argument("size", required=False)
+@click.argument("size", required=False, metavar="SIZE")
 @click.option("--no-wait", is_flag=True, help="Do not wait until it has that size.")
 @_options
 def resize(run: str, size: str | None, no_wait: bool, runs: str, output: str) -> int:
@@ -194,12 +194,17 @@ def run_names(incomplete: str, runs: str) -> list[str]:
 
 def _wait_for_size(ref: RunRef, wish: SizeWish, output: str) -> int:
     """The exit code: 0 also where the size is still to come, else that of the run's end, 4 where nobody lives to fulfil the wish."""
+    waited: Waited | None = None
     try:
-        waited = deque(jobs.follow_resize(ref, wish), maxlen=1)[0]
+        for look in jobs.follow_resize(ref, wish):
+            waited = look
     except KeyboardInterrupt:
         stays = f"the wish stays: {ref.name} is asked for {size_words(wish.workers)}; {render.command('status', ref)} shows how it fares"
         click.echo(f"\n{stays}", err=True)
+        if output == "json" and waited is not None:
+            _json(waited.status.to_json())
         return ExitCode.INTERRUPTED
+    assert waited is not None  # a wait looks once at least
     status, why = waited.status, waited.why
     if not why:
         said = f"{ref.name} has {crew(status)}"

@@ -21,14 +21,16 @@ def workers_words(count: int) -> str:
 
 def size_words(workers: WorkerBounds) -> str:
     """What is wanted: 3 workers, or 3 workers (2..6) where the bounds leave room."""
-    room = "" if workers.min == workers.max else f" ({workers.min}..{workers.max})"
-    return workers_words(workers.target) + room
+    return workers_words(workers.target) + _room(workers)
 
 
 def crew(status: RunStatus) -> str:
-    """How many workers there are, of how many where more or fewer are wanted, the bounds, the generation, what is missing."""
-    wanted = size_words(status.workers)
-    words = wanted if status.world_size == status.workers.target else f"{status.world_size} of {wanted}"
+    """How many workers there are and, where that differs, are wanted, the bounds, the generation, what is missing."""
+    target = status.workers.target
+    if status.world_size > target:
+        words = f"{workers_words(status.world_size)}, {target} wanted{_room(status.workers)}"
+    else:
+        words = ("" if status.world_size == target else f"{status.world_size} of ") + size_words(status.workers)
     words += f", generation {status.generation}" if status.generation else ""
     return f"{words}, waits for {status.waiting_for}" if status.waiting_for else words
 
@@ -56,6 +58,10 @@ def change_bar(change: Mapping[str, Any]) -> str:
 def short_seconds(value: float) -> str:
     """0.004, 0.25, 12.3: as many digits as anybody compares."""
     return f"{value:.3f}" if value < 0.01 else f"{value:.2f}" if value < 10 else f"{value:.1f}"
+
+
+def _room(workers: WorkerBounds) -> str:
+    return "" if workers.min == workers.max else f" ({workers.min}..{workers.max})"
 
 
 def _what(change: Mapping[str, Any]) -> str:

@@ -53,8 +53,8 @@ def resume(ref: RunRef, overrides: Sequence[str] = (), *, clock: Clock | None = 
         refuse_done(ref, seen.status, submitted, config)
     backend = backend_of(run)
     asked = config.workers != submitted.workers or _names_workers(overrides)
-    bounds = config.workers if asked else seen.snapshot.desired.workers  # a resize may have changed them
-    placement = backend.place(replace(spec, config=_at_least(config, bounds)))
+    needed = config.workers if asked else seen.snapshot.desired.workers
+    placement = backend.place(replace(spec, config=_at_least(config, needed)))
     if not placement.fits:
         raise CapacityError("the job does not fit", where=placement.where, expected=placement.reason)
     seen = _closed_if_lost(ref, run, seen, clock)
@@ -64,7 +64,7 @@ def resume(ref: RunRef, overrides: Sequence[str] = (), *, clock: Clock | None = 
         revision=seen.snapshot.desired.revision + 1,
         state="running",
         spec=spec.number,
-        workers=bounds,
+        workers=config.workers if asked else seen.snapshot.desired.workers,  # a resize may have changed them
         by=person(),
         at=timestamp(clock.now()),
         resumes=seen.snapshot.visible,

@@ -188,6 +188,8 @@ def test_an_interrupt_of_the_wait_leaves_the_wish(call: Callable[..., Result], e
     desired = elastic.run.desired()
     assert desired is not None
     assert desired.workers.target == 3
+    clock.at(2.0, interrupt)
+    assert json.loads(call("resize", "mine", "3", "-o", "json").stdout)["world_size"] == 4
 
 
 @pytest.mark.parametrize(("state", "exits"), [(JobState.SUCCEEDED, 0), (JobState.FAILED, 1), (JobState.STOPPED, 3)])

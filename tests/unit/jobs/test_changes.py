@@ -66,7 +66,7 @@ def test_the_bar_is_to_scale() -> None:
         ((1, 1, 1), {"world_size": 1, "generation": 2}, "1 worker, generation 2"),
         ((2, 6, 3), {"world_size": 3}, "3 workers (2..6)"),
         ((2, 6, 6), {"world_size": 3}, "3 of 6 workers (2..6)"),
-        ((2, 6, 2), {"world_size": 3, "generation": 1}, "3 of 2 workers (2..6), generation 1"),
+        ((2, 6, 2), {"world_size": 3, "generation": 1}, "3 workers, 2 wanted (2..6), generation 1"),
         ((2, 2, 2), {"world_size": 0, "waiting_for": "a GPU"}, "0 of 2 workers, waits for a GPU"),
     ],
 )
