@@ -52,7 +52,7 @@ class ElasticConfig:
     """Bitwise the same parameters whatever the world size and its changes, on equal devices; one shard at a time, so it has a price."""
     horizon_s: float = 600.0
     """Growing, where nobody asked for it, must pay for its pause within so many seconds of training."""
-    cooldown_s: float = 30.0
+    cooldown_s: float = 10.0
     """Between two changes of the group that nobody asked for; a lost or draining worker does not wait for it."""
     capacity_timeout_s: float = 1800.0
     """How long to wait, below workers.min, for capacity to come back before the run fails."""

@@ -61,6 +61,8 @@ PREPARE_TIMEOUT_S = 10.0
 LEDGER_INTERVAL_S = 10.0
 ATTACH_TIMEOUT_S = 4.0
 """A worker that does not answer a new controller for so long is given up."""
+PLACED_S = 5.0
+"""A worker that Ray has not placed for so long waits for capacity."""
 RELEASE_S = 10.0
 """How much longer than its drain a released worker may take to upload its part of a checkpoint."""
 
@@ -475,6 +477,7 @@ class Controller:
             held=group.held,
             no_offers=self._history.no_offers,
         )
+        self._board.waiting_for = self._missing(waiting, now)
         plan = scaling.decide(snapshot, config.elastic)
         if plan.cancel is not None:
             self._event("offers_cancelled", workers=list(plan.cancel.workers), reason=plan.cancel.reason)
@@ -495,7 +498,14 @@ class Controller:
                 if topic != self._topic and topic not in ("changing", "settled"):
                     self._event("policy", reason=reason)
                 self._topic = topic if topic != "changing" else self._topic
-                self._board.waiting_for = reason if topic == "capacity" else ""
+
+    def _missing(self, waiting: Sequence[Hand], now: float) -> str:
+        """The capacity that is waited for: of workers that were asked for a while ago and have no place yet."""
+        if any(hand.facts for hand in waiting):
+            return ""
+        count = sum(now - hand.started_at > PLACED_S for hand in waiting)
+        each = f" with {self._workers.gpu} GPU each" if self._workers.gpu else ""
+        return f"{count} worker{'s' if count != 1 else ''}{each}" if count else ""
 
     def _change(self, join: tuple[WorkerId, ...], leave: tuple[WorkerId, ...], reason: str, now: float, *, hold: bool) -> None:
         draining = any(self._roster.hands[worker].leave_by is not None for worker in leave if worker in self._roster)
@@ -560,12 +570,15 @@ class Controller:
         elif training:
             board.say(JobState.RUNNING, "")
         elif group.phase is m.Phase.ASSEMBLING:
-            board.say(JobState.STARTING, board.waiting_for or "workers start")
+            board.say(JobState.STARTING, f"waits for {board.waiting_for}" if board.waiting_for else "workers start")
+        elif group.held:
+            short = f"{len(group.ranks)} of at least {group.minimum} workers are left; the state is saved and held"
+            board.say(JobState.RESIZING, f"{short}{'; waits for ' + board.waiting_for if board.waiting_for else ''}")
         else:
-            board.say(JobState.RESIZING, board.waiting_for or "a new generation of workers is being formed")
+            board.say(JobState.RESIZING, "a new generation of workers is being formed")
         limit = self._spec.config.elastic.capacity_timeout_s
         if self._waiting_since is not None and now - self._waiting_since > limit:
-            why = board.waiting_for or "the workers did not become ready"
+            why = f"waited for {board.waiting_for}" if board.waiting_for else "the workers did not become ready"
             self._act(group.fail(f"no capacity within {limit:g} s (elastic.capacity_timeout_s): {why}", ExitCode.INFRASTRUCTURE))
 
     def _look_after(self, now: float) -> None:
