@@ -196,6 +196,14 @@ def test_asking_again_does_not_put_off_the_answer() -> None:
     assert watch.tick(1.5) == (Unanswered(A, 3.5, 3.0),)
 
 
+def test_a_new_generation_owes_nothing() -> None:
+    watch = Watch(A)
+    watch.beats[A] = beat(waiting=True)
+    watch.health.asked([A], watch.now)
+    watch.health.formed([A], watch.now)
+    assert watch.tick(10.0) == ()
+
+
 def test_silence_explains_a_hang_and_a_missing_answer() -> None:
     watch = Watch(A, B)
     watch.beats |= {A: beat(8, waiting=True), B: beat(7)}
