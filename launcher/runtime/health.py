@@ -165,6 +165,8 @@ class Health:
         """These are a generation from now on; its first step may take long, so nothing before counts against them."""
         self._members = frozenset(members)
         self._formed_at = now
+        for worker in self._members:
+            self.answered(worker)  # or it would not be among them
 
     def asked(self, workers: Iterable[WorkerId], now: float) -> None:
         """These were told to leave their collective and owe an answer; one that owes one already keeps its time."""

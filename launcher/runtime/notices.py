@@ -153,7 +153,7 @@ class Notices:
         os.set_blocking(self._writing, False)
         signal.signal(signal.SIGTERM, _nothing)
         signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
-        os.register_at_fork(after_in_child=_forget_signals)
+        os.register_at_fork(before=_hold_sigterm, after_in_parent=_let_sigterm_through, after_in_child=_forget_sigterm)
         threading.Thread(target=self._watch_signals, args=(reading,), name="sigterm", daemon=True).start()
         if self._file is not None:
             threading.Thread(target=self._watch_file, args=(self._file,), name="notice file", daemon=True).start()
@@ -189,7 +189,19 @@ def _nothing(number: int, frame: object) -> None:
     """The pipe has it already."""
 
 
-def _forget_signals() -> None:
-    """A forked child (a data worker) is ended by SIGTERM like any process, and must not write to its parent's pipe."""
+# A forked child (a data worker) is ended by SIGTERM like any process and must not write to its parent's pipe, not even
+# while it is being born: until it has let go of both, the signal waits.
+
+
+def _hold_sigterm() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def _let_sigterm_through() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def _forget_sigterm() -> None:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _let_sigterm_through()

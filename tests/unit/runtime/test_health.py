@@ -196,18 +196,29 @@ def test_asking_again_does_not_put_off_the_answer() -> None:
     assert watch.tick(1.5) == (Unanswered(A, 3.5, 3.0),)
 
 
-def test_silence_explains_a_hang_and_a_missing_answer() -> None:
+def test_a_new_generation_owes_nothing() -> None:
+    watch = Watch(A)
+    watch.beats[A] = beat(waiting=True)
+    watch.health.asked([A], watch.now)
+    watch.health.formed([A], watch.now)
+    assert watch.tick(10.0) == ()
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_silence_explains_a_hang_and_a_missing_answer(asked: bool) -> None:
     watch = Watch(A, B)
     watch.beats |= {A: beat(8, waiting=True), B: beat(7)}
-    watch.tick(58.0)
-    watch.health.asked([B], watch.now)
+    watch.tick(0.0)
+    if asked:
+        watch.health.asked([B], watch.now)
     watch.beats[B] = None
     assert watch.tick(70.0) == (Silent(B, 70.0, 3.0),)
 
 
 def test_a_controller_that_stood_still_condemns_nobody() -> None:
     watch = Watch(A, B)
-    watch.beats |= {A: beat(8, waiting=True), B: beat(7)}
+    watch.tick(20.0)
+    watch.beats |= {A: beat(8, waiting=True), B: beat(8)}
     watch.tick(50.0)
     watch.health.asked([A], watch.now)
     watch.now += 3600.0
