@@ -51,6 +51,15 @@ class StatusBoard:
         if (state, reason) != (self.state, self.reason):
             self.state, self.reason, self.due = state, reason, 0.0
 
+    def told(self, change: JsonObject) -> None:
+        """A change of the group is complete; its facts are those of the event `resized`."""
+        self.last_change = {**change, "at": timestamp(self.clock.now())}
+        self.due = 0.0
+
+    def end(self, end: End) -> None:
+        self.state, self.reason = end.state, end.reason
+        self.waiting_for, self.draining, self.stragglers = "", (), ()
+
     def write(
         self,
         writer: StoreWriter,
