@@ -9,10 +9,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+TAG = 0
+"""Of all that one rank sends another: messages of one tag keep their order."""
 
 
 class KeyValueStore(Protocol):
@@ -109,20 +113,43 @@ class Collective:
         """Copy from the rank `source` into every other rank's tensor."""
         return self._start("broadcast", tensor, source)
 
+    def send(self, tensor: Tensor, destination: int) -> Work:
+        """Give a contiguous tensor to one other rank, which calls `recv`; it may not change before the work is done.
+
+        What one rank sends another arrives in that order.
+        """
+        return self._start("send", tensor, destination)
+
+    def recv(self, tensor: Tensor, source: int) -> Work:
+        """Fill a contiguous tensor with what the rank `source` sends: as many bytes as it has."""
+        return self._start("recv", tensor, source)
+
     def leave(self) -> None:
         """Make every call that is blocked, or comes later, raise CollectiveBroken. From any thread, at any time, any number of times."""
         self._left.set()
         if self._transport is not None:
             self._transport.cut()
 
-    def _start(self, kind: str, tensor: Tensor, source: int = 0) -> Work:
+    @property
+    def device(self) -> str:
+        """Where tensors have to be to travel: "cpu" or "cuda"."""
+        return self._device
+
+    def _start(self, kind: Literal["all_reduce", "broadcast", "send", "recv"], tensor: Tensor, peer: int = 0) -> Work:
         if self._left.is_set():
             raise CollectiveBroken(f"generation {self.generation} was left")
         if self._transport is None:
             return Work(self, None)
         try:
             group = self._transport.group
-            work = group.allreduce([tensor]) if kind == "all_reduce" else group.broadcast(tensor, source)
+            if kind == "all_reduce":
+                work = group.allreduce([tensor])
+            elif kind == "broadcast":
+                work = group.broadcast(tensor, peer)
+            elif kind == "send":
+                work = group.send([tensor], peer, TAG)
+            else:
+                work = group.recv([tensor], peer, TAG)
         except RuntimeError as error:
             raise CollectiveBroken(f"generation {self.generation}: {_first_line(error)}") from error
         return Work(self, work)
