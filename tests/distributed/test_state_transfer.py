@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -190,7 +191,9 @@ def damage(me: Rank, message: int, holds_own: bool) -> tuple[int, int | None, bo
     collective = formed(me, f"damage {message}")
     if me.rank == 0:
         state = made("resnet", 0, STEPS)
-        share_state(Tampers(collective, message), StateMove((0,), (1,)), state, state.document(STEPS), device="cpu", holds_own=False)  # type: ignore[arg-type] # stands in for one
+        tampering: Any = Tampers(collective, message)
+        with suppress(CollectiveBroken):  # the receiver may be gone before all was sent
+            share_state(tampering, StateMove((0,), (1,)), state, state.document(STEPS), device="cpu", holds_own=False)
         return None
     state = made("resnet", 0, STEPS - 1)
     before, document = bits(state), state.document(0)
