@@ -382,7 +382,7 @@ class Controller:
     # workers' processes
 
     def start_workers(self, count: int) -> list[WorkerId]:
-        started = self._workers.start(count)
+        started = self._workers.start(count, joins=self.group.current is not None)
         for worker in started:
             self._workers.attach(
                 worker, self._term, self._address, self._secret.hex(), lambda w, d, why: self._post(lambda: self._attached(w, d, why))

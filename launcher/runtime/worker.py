@@ -57,7 +57,9 @@ class Group:
 class Worker:
     """What the actor (worker_group.WorkerActor) holds."""
 
-    def __init__(self, spec: JsonObject, runs: str, worker: str, code_folder: str) -> None:
+    def __init__(self, spec: JsonObject, runs: str, worker: str, code_folder: str, *, joins: bool) -> None:
+        """`joins`: others are at work already and wait for this one's state to arrive."""
+        self._joins = joins
         self._id = WorkerId(worker)
         self._spec = JobSpec.from_json(spec)
         self._runs = runs
@@ -325,6 +327,8 @@ class Worker:
         trainer = Trainer(config, self._run, self._reporter, device=device, threads=threads)
         trainer.build()
         warm = trainer.warm_up()
+        if self._joins:
+            trainer.prepare_to_receive()
         self._trainer = trainer
         with self._changed:
             self._built = {"device": device, "total_steps": trainer.total_steps, "data_size": trainer.data_size}

@@ -193,6 +193,10 @@ class Trainer:
         tensors, _ = read_checkpoint(run, manifest)
         self._state.load_model(tensors)
 
+    def prepare_to_receive(self) -> None:
+        """Have the memory for another rank's state before that rank has to wait for it."""
+        self._state.prepare_to_receive()
+
     def share(self, collective: Collective, move: StateMove, records: JsonObject, *, holds_own: bool) -> JsonObject:
         """Give the state to those ranks of a new generation that need it, or take it; the records are those of the first donor.
 

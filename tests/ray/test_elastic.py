@@ -113,6 +113,7 @@ def test_a_frozen_worker_is_given_up_and_writes_nothing_when_it_wakes(project: P
 
 def test_an_exception_on_one_rank_costs_that_worker(project: Project) -> None:
     run, before = begin(project, "2..3", "model.fail_once_at=150")
+    project.wait_for(run["run_id"], lambda status: status["generation"] > before["generation"])
     after = project.wait_for(run["run_id"], trains_with(3, before))
     stop(project, run)
     errors = [event for event in project.events(run["run_id"]) if event["kind"] == "worker_error"]
