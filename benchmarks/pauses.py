@@ -6,6 +6,7 @@ less the median step before. All moments are time.monotonic() of one machine.
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -63,7 +64,7 @@ def read_marks(folder: Path) -> list[Mark]:
 
 def longest_gap(moments: Sequence[float], begin: float, end: float) -> Gap:
     """The longest distance between two consecutive moments of which some part lies between `begin` and `end`. Raises NothingMeasured."""
-    gaps = [Gap(left, right) for left, right in zip(moments, moments[1:], strict=False) if right >= begin and left <= end]
+    gaps = [Gap(left, right) for left, right in itertools.pairwise(moments) if right >= begin and left <= end]
     if not gaps:
         raise NothingMeasured(f"no step between {begin:.3f} and {end:.3f}, among {len(moments)}")
     return max(gaps, key=lambda gap: gap.seconds)
@@ -74,10 +75,12 @@ def median_step(moments: Sequence[float], begin: float, end: float) -> float:
     within = [moment for moment in moments if begin <= moment <= end]
     if len(within) < 4:
         raise NothingMeasured(f"{len(within)} steps between {begin:.3f} and {end:.3f} are too few for a median")
-    return statistics.median(right - left for left, right in zip(within, within[1:], strict=False))
+    return statistics.median(right - left for left, right in itertools.pairwise(within))
 
 
-def pause_of_survivors(steps: Mapping[int, Sequence[float]], survivors: Iterable[int], calm: tuple[float, float], change: tuple[float, float]) -> Pause:
+def pause_of_survivors(
+    steps: Mapping[int, Sequence[float]], survivors: Iterable[int], calm: tuple[float, float], change: tuple[float, float]
+) -> Pause:
     """The pause as the survivor that felt the longest did: `calm` is an interval before the change, `change` one that holds it."""
     found = [(longest_gap(steps[pid], *change), median_step(steps[pid], *calm)) for pid in survivors]
     if not found:
@@ -88,7 +91,9 @@ def pause_of_survivors(steps: Mapping[int, Sequence[float]], survivors: Iterable
 
 def pause_of_job(steps: Mapping[int, Sequence[float]], calm: tuple[float, float], change: tuple[float, float]) -> Pause:
     """The same where no process survives: the time in which no process of the job began a step."""
-    step_s = statistics.median(median_step(each, *calm) for each in steps.values() if sum(calm[0] <= moment <= calm[1] for moment in each) >= 4)
+    step_s = statistics.median(
+        median_step(each, *calm) for each in steps.values() if sum(calm[0] <= moment <= calm[1] for moment in each) >= 4
+    )
     gap = longest_gap(sorted(moment for each in steps.values() for moment in each), *change)
     return Pause(pause_s=max(0.0, gap.seconds - step_s), step_s=step_s, resumed_at=gap.ended)
 
@@ -96,4 +101,4 @@ def pause_of_job(steps: Mapping[int, Sequence[float]], calm: tuple[float, float]
 def steps_repeated(marks: Iterable[Mark], begin: float, end: float) -> int:
     """How many steps were taken again between two moments, by what rank 0 says: how far its count fell back, or stood still."""
     steps = [mark.step for mark in marks if mark.rank == 0 and begin <= mark.at <= end]
-    return sum(max(0, before - after + 1) for before, after in zip(steps, steps[1:], strict=False))
+    return sum(max(0, before - after + 1) for before, after in itertools.pairwise(steps))
