@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 S3 := .cache/bin/versitygw
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help setup train check format test test-unit test-distributed test-ray test-storage bench clean
+.PHONY: help setup train check format test test-unit test-distributed test-ray test-storage bench soak clean
 .DEFAULT_GOAL := help
 
 help: ## Say what there is to make
@@ -70,6 +70,10 @@ constraints.txt: pyproject.toml
 bench: $(READY) ## Measure against the peers (an hour or more)
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.throughput
+	$(BIN)/python -m benchmarks.resize
+
+soak: $(READY) ## A hundred random changes and faults of one job (half an hour at the most)
+	$(BIN)/python -m benchmarks.soak
 
 clean: ## Remove what was built
 	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -20,15 +20,15 @@ from pathlib import Path
 from typing import Literal
 
 CONFIDENCE = 0.95
-PACKAGES = ("launcher", "torch", "ray", "hydra-core", "click")
+PACKAGES = ("launcher", "torch", "ray", "torchft-nightly", "hydra-core", "click")
 
 
 @dataclass(frozen=True)
 class Bar:
     limit: float
     sense: Literal["at_least", "at_most"]
-    of: Literal["ratio", "difference"] = "ratio"
-    """Which figure is held against the limit: ours / theirs, or ours - theirs."""
+    of: Literal["ratio", "difference", "value"] = "ratio"
+    """Which figure is held against the limit: ours / theirs, ours - theirs, or ours itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class Figure:
     sense: str | None = None
     """at_least or at_most: on which side of the bar the figure must be."""
     of: str = "ratio"
-    """What bar and interval are about: ratio or difference."""
+    """What bar and interval are about: ratio, difference, or the value itself."""
     holds: bool | None = None
     n: int
     """Pairs, or single measurements where there is no peer."""
@@ -128,18 +128,54 @@ def compare(
     )
 
 
-def alone(name: str, unit: str, ours: Sequence[float], *, more_is_better: bool) -> Figure:
-    """A figure without a peer and without a bar; the interval is of the value itself."""
+def alone(name: str, unit: str, ours: Sequence[float], bar: Bar | None = None, *, more_is_better: bool) -> Figure:
+    """A figure without a peer; interval and bar, if any, are of the value itself."""
     worst = min if more_is_better else max
+    interval = median_interval(ours)
     return Figure(
         name=name,
         unit=unit,
         ours=statistics.median(ours),
         ours_worst=worst(ours),
+        bar=bar.limit if bar else None,
+        sense=bar.sense if bar else None,
         of="value",
+        holds=verdict(interval, bar),
         n=len(ours),
-        interval=median_interval(ours),
+        interval=interval,
     )
+
+
+def apart(name: str, unit: str, ours: Sequence[float], peer: str, theirs: Sequence[float], bar: Bar | None = None) -> Figure:
+    """Ours against a peer that was measured fewer times, not in pairs; less is better and the peer's are above 0.
+
+    The ratio is of the medians. Its interval is as wide as can be: the interval of our median (or all of ours, where they are too few for one)
+    against the least and the most of theirs.
+    """
+    low, high = median_interval(ours) or (min(ours), max(ours))
+    interval = (low / max(theirs), high / min(theirs))
+    return Figure(
+        name=name,
+        unit=unit,
+        ours=statistics.median(ours),
+        ours_worst=max(ours),
+        peer=peer,
+        theirs=statistics.median(theirs),
+        theirs_worst=max(theirs),
+        ratio=statistics.median(ours) / statistics.median(theirs),
+        difference=statistics.median(ours) - statistics.median(theirs),
+        bar=bar.limit if bar else None,
+        sense=bar.sense if bar else None,
+        holds=verdict(interval, bar),
+        n=min(len(ours), len(theirs)),
+        interval=interval,
+    )
+
+
+def counted(name: str, unit: str, value: float, bar: Bar) -> Figure:
+    """A fact, counted once and without noise: the bar holds or not."""
+    holds = value >= bar.limit if bar.sense == "at_least" else value <= bar.limit
+    return Figure(name=name, unit=unit, ours=value, ours_worst=value, bar=bar.limit, sense=bar.sense, of="value", holds=holds, n=1)
 
 
 def against_itself(name: str, unit: str, peer: str, values: Sequence[float], *, more_is_better: bool) -> Figure | None:

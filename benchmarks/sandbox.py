@@ -85,7 +85,7 @@ class Sandbox:
         check: bool = True,
     ) -> Done:
         """Run a command to its end, its output kept. Raises CommandFailed where it fails or takes longer than `timeout_s`."""
-        environment = self._environment(more or {})
+        environment = self.environment(more or {})
         started_at, start = time.time(), time.perf_counter()
         process = subprocess.Popen(
             command,
@@ -114,7 +114,7 @@ class Sandbox:
     def sweep(self) -> None:
         """Kill what is left of the marked processes."""
         for _ in range(50):
-            left = self._marked()
+            left = self.marked()
             if not left:
                 return
             for process in left:
@@ -124,7 +124,8 @@ class Sandbox:
                     continue
             time.sleep(0.1)
 
-    def _marked(self) -> list[int]:
+    def marked(self) -> list[int]:
+        """Pids of all processes that were started here, and of theirs, which live. Linux only."""
         wanted = f"{MARK}={self._mark}".encode()
         found = []
         for path in Path("/proc").glob("[0-9]*/environ"):
@@ -135,7 +136,8 @@ class Sandbox:
                 continue  # ended meanwhile, or another user's
         return found
 
-    def _environment(self, more: Mapping[str, str]) -> dict[str, str]:
+    def environment(self, more: Mapping[str, str]) -> dict[str, str]:
+        """What processes of this benchmark run in: marked, and without what the caller's shell says of the same things."""
         # What the caller's shell says about Ray, W&B or runs must not change what is measured.
         kept = {
             name: value
