@@ -48,9 +48,6 @@ def jobs() -> dict[str, JobConfig]:
     return found
 
 
-FAST = "fast mode"
-
-
 def digest(made: Trainer) -> str:
     """Of the bits of all parameters, buffers and tensors of the optimizer."""
     whole = hashlib.sha256()
@@ -91,34 +88,26 @@ def formed(me: Rank, name: str, members: list[int]) -> Collective:
     return Collective.form(store, generation=1, rank=rank, world_size=world_size, device="cpu", timeout_s=HANG_S)
 
 
-def train_all(me: Rank) -> dict[str, list[str]]:
+def train(me: Rank, config: JobConfig) -> list[str]:
     small_buckets()
-    results = {}
-    for name, config in {**jobs(), FAST: exact_job(RESNET, 8, exact=False)}.items():
-        torch.use_deterministic_algorithms(False)
-        made, recorder = built(config)
-        assert made.run(formed(me, name, list(range(me.world_size)))) is Outcome.FINISHED
-        results[name] = recorder.seen
-    return results
-
-
-@pytest.fixture(scope="module")
-def by_world_size() -> dict[int, Any]:
-    return {world_size: run_ranks(world_size, train_all) for world_size in (1, 2, 3)}
+    made, recorder = built(config)
+    assert made.run(formed(me, "train", list(range(me.world_size)))) is Outcome.FINISHED
+    return recorder.seen
 
 
 @pytest.mark.parametrize("name", jobs())
-def test_every_step_is_bitwise_the_same_with_one_two_and_three_workers(by_world_size: dict[int, Any], name: str) -> None:
-    [wanted] = [answer[name] for answer in by_world_size[1]]
+def test_every_step_is_bitwise_the_same_with_one_two_and_three_workers(name: str) -> None:
+    config = jobs()[name]
+    [wanted] = run_ranks(1, train, config)
     assert len(set(wanted)) == STEPS
     for world_size in (2, 3):
-        for rank, answer in enumerate(by_world_size[world_size]):
-            assert answer[name] == wanted, f"rank {rank} of {world_size}"
+        assert run_ranks(world_size, train, config) == [wanted] * world_size
 
 
-def test_fast_mode_is_not(by_world_size: dict[int, Any]) -> None:
+def test_fast_mode_is_not() -> None:
     """Else the tests here would show nothing."""
-    assert by_world_size[1][0][FAST] != by_world_size[3][0][FAST]
+    config = exact_job(RESNET, 8, exact=False)
+    assert run_ranks(1, train, config)[0] != run_ranks(3, train, config)[0]
 
 
 class Life:
@@ -168,59 +157,55 @@ CHANGING = {
 }
 
 
-def change_all(me: Rank, exact: bool) -> dict[str, tuple[dict[int, str], dict[int, float]]]:
+def change(me: Rank, config: JobConfig) -> tuple[dict[int, str], dict[int, float]]:
     """Worker 0 alone; all three; 1 and 2, whose step is broken off by 1 leaving; 2 alone; all three."""
     small_buckets()
-    results = {}
-    for name, (model, shards, more) in CHANGING.items():
-        life = Life(me, exact_job(model, shards, exact=exact, **more))
-        if me.rank == 0:
-            life.train(alone(), 2)
-            life.give(f"{name}/first")
-        else:
-            life.take(f"{name}/first")
-        life.train(formed(me, f"{name}/2", [0, 1, 2]), 4)
-        if me.rank > 0:
-            with pytest.raises(CollectiveBroken):
-                life.train(formed(me, f"{name}/3", [1, 2]), 7, leaves_in=5 if me.rank == 1 else None)
-            assert life.made.step == 5
-        if me.rank == 2:
-            life.train(alone(), 6)
-            life.give(f"{name}/last")
-        else:
-            life.take(f"{name}/last")
-        life.train(formed(me, f"{name}/5", [2, 0, 1]), STEPS)
-        results[name] = (life.seen, life.losses)
-    return results
+    life = Life(me, config)
+    if me.rank == 0:
+        life.train(alone(), 2)
+        life.give("first")
+    else:
+        life.take("first")
+    life.train(formed(me, "generation 2", [0, 1, 2]), 4)
+    if me.rank > 0:
+        with pytest.raises(CollectiveBroken):
+            life.train(formed(me, "generation 3", [1, 2]), 7, leaves_in=5 if me.rank == 1 else None)
+        assert life.made.step == 5
+    if me.rank == 2:
+        life.train(alone(), 6)
+        life.give("last")
+    else:
+        life.take("last")
+    life.train(formed(me, "generation 5", [2, 0, 1]), STEPS)
+    return life.seen, life.losses
 
 
-def uninterrupted(me: Rank, exact: bool) -> dict[str, tuple[dict[int, str], dict[int, float]]]:
-    results = {}
-    for name, (model, shards, more) in CHANGING.items():
-        life = Life(me, exact_job(model, shards, exact=exact, **more))
-        life.train(alone(), STEPS)
-        results[name] = (life.seen, life.losses)
-    return results
+def uninterrupted(me: Rank, config: JobConfig) -> tuple[dict[int, str], dict[int, float]]:
+    life = Life(me, config)
+    life.train(alone(), STEPS)
+    return life.seen, life.losses
 
 
-def test_a_group_that_changes_and_a_step_that_is_broken_off_leave_no_trace_in_the_bits() -> None:
-    [wanted] = run_ranks(1, uninterrupted, True)
-    answers = run_ranks(3, change_all, True)
-    for name in CHANGING:
-        assert [sorted(answer[name][0]) for answer in answers] == [[1, 2, 3, 4, 7, 8], [3, 4, 5, 7, 8], [3, 4, 5, 6, 7, 8]]
-        for answer in answers:
-            seen = answer[name][0]
-            assert seen == {step: wanted[name][0][step] for step in seen}, name
+@pytest.mark.parametrize("name", CHANGING)
+def test_a_group_that_changes_and_a_step_that_is_broken_off_leave_no_trace_in_the_bits(name: str) -> None:
+    model, shards, more = CHANGING[name]
+    config = exact_job(model, shards, **more)
+    [(wanted, _)] = run_ranks(1, uninterrupted, config)
+    answers = [seen for seen, _ in run_ranks(3, change, config)]
+    assert [sorted(seen) for seen in answers] == [[1, 2, 3, 4, 7, 8], [3, 4, 5, 7, 8], [3, 4, 5, 6, 7, 8]]
+    for seen in answers:
+        assert seen == {step: wanted[step] for step in seen}
 
 
-def test_the_fast_exchange_goes_on_in_other_generations_too() -> None:
-    [wanted] = run_ranks(1, uninterrupted, False)
-    answers = run_ranks(3, change_all, False)
-    for name in CHANGING:
-        for answer in answers:
-            for step, loss in answer[name][1].items():
-                assert loss == pytest.approx(wanted[name][1][step], rel=2e-2), (name, step)
-        assert len({answer[name][0][STEPS] for answer in answers}) == 1
+@pytest.mark.parametrize("name", CHANGING)
+def test_the_fast_exchange_goes_on_in_other_generations_too(name: str) -> None:
+    model, shards, more = CHANGING[name]
+    config = exact_job(model, shards, exact=False, **more)
+    [(_, wanted)] = run_ranks(1, uninterrupted, config)
+    answers = run_ranks(3, change, config)
+    for _, losses in answers:
+        assert losses == pytest.approx({step: wanted[step] for step in losses}, rel=2e-2)
+    assert len({seen[STEPS] for seen, _ in answers}) == 1
 
 
 def mode_of_a_run(me: Rank) -> tuple[bool, str, str]:
