@@ -434,11 +434,11 @@ class Membership:
     def outstanding(self) -> list[Action]:
         """Orders that were not answered yet, to be said again: each may be carried out any number of times."""
         if self.phase is Phase.LEAVING:
-            return [Leave(self.number, tuple(self._awaited))]
+            return [Leave(self.number, tuple(worker for worker in self._roster if worker in self._awaited))]
         proposal = self.proposal
         if proposal is None or not proposal.missing:
             return []
-        to = tuple(proposal.missing)
+        to = tuple(worker for worker in proposal.everybody if worker in proposal.missing)
         if proposal.committed is None:
             return [Prepare(proposal.formation, proposal.leaving, to)]
         commit = proposal.committed

@@ -5,13 +5,12 @@ Whoever claims later sees what came before; a term without a base is skipped by 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from launcher.checkpoint.catalog import CheckpointInfo, list_checkpoints
-from launcher.core.run_store import Desired, LineageEntry, RunStore, TermBase, lineage
-from launcher.core.types import Generation, JsonObject, Rank, Step, Term, WorkerId
-from launcher.runtime.membership import Member
+from launcher.core.run_store import Desired, LineageEntry, RunStore, Stream, TermBase, lineage
+from launcher.core.types import JsonObject, Step, Term
 from launcher.spec.status import RunStatus
 from launcher.tracking.metrics import trained_seconds
 
@@ -38,6 +37,12 @@ class Inheritance:
         return self.status is not None and self.status.state.terminal and (desired.resumes is None or desired.resumes != self.term)
 
 
+def claim_and_look(run: RunStore, holder: str, at: str) -> tuple[Term, Inheritance]:
+    """Take the next free term, then see what earlier ones left: nothing that counts can come after the look but before the claim."""
+    term = run.claim_term(holder, at)
+    return term, inherit(run)
+
+
 def inherit(run: RunStore) -> Inheritance:
     _, bases = run.terms()
     chain = tuple(lineage(bases))
@@ -59,10 +64,25 @@ def inherit(run: RunStore) -> Inheritance:
 
 
 def _ledger(run: RunStore, chain: Iterable[LineageEntry]) -> tuple[Step, float]:
+    """How far the store has both ledger and rows of metrics, and the seconds spent in those steps.
+
+    They are segments of their own, written one after the other: what only one of them has, the next term writes anew.
+    """
     entries = {entry.term: entry for entry in chain}
-    segments = [(entries[term], run.segment("metrics", name)) for term, _, name in run.segments("metrics") if term in entries]
-    rows = [row for entry, records in segments for row in records if "seconds" in row and entry.holds(int(str(row["step"])))]
-    return Step(max((int(str(row["step"])) for row in rows), default=0)), trained_seconds(rows)
+    spans = _records(run, "events", entries, "last")
+    rows = _records(run, "metrics", entries, "seconds")
+    ends = [(int(str(span["last"])), entry.end) for entry, span in spans]
+    listed = max((last if end is None else min(last, end) for last, end in ends), default=0)
+    measured = max((int(str(row["step"])) for entry, row in rows if entry.holds(int(str(row["step"])))), default=0)
+    recorded = min(listed, measured)
+    held = [row for entry, row in rows if entry.holds(int(str(row["step"]))) and int(str(row["step"])) <= recorded]
+    return Step(recorded), trained_seconds(held)
+
+
+def _records(run: RunStore, stream: Stream, entries: Mapping[Term, LineageEntry], key: str) -> list[tuple[LineageEntry, JsonObject]]:
+    """What the terms of the lineage wrote to a stream, of the kind that has this key."""
+    segments = [(entries[term], run.segment(stream, name)) for term, _, name in run.segments(stream) if term in entries]
+    return [(entry, record) for entry, records in segments for record in records if key in record]
 
 
 def base_on_checkpoint(left: Inheritance, checkpoint: CheckpointInfo | None) -> TermBase:
@@ -72,22 +92,3 @@ def base_on_checkpoint(left: Inheritance, checkpoint: CheckpointInfo | None) -> 
 def base_on_workers(left: Inheritance) -> TermBase:
     """Living workers hold what the ledger says and more; the term's own records begin where those of earlier terms end."""
     return TermBase(from_term=left.term, checkpoint_step=None, adopted_step=left.recorded)
-
-
-def whole_group(descriptions: Iterable[JsonObject], spec: int) -> tuple[Generation, dict[WorkerId, Member]] | None:
-    """The members of one generation, if all of them live, are at work or done with it, and by the spec in force; else None."""
-    found = list(descriptions)
-    if not found or any(each["phase"] not in ("training", "done") or each["spec"] != spec for each in found):
-        return None
-    generations = {each["generation"] for each in found}
-    sizes = {each["world_size"] for each in found}
-    ranks = sorted(int(str(each["rank"])) for each in found)
-    if len(generations) != 1 or sizes != {len(found)} or ranks != list(range(len(found))):
-        return None
-    members = {
-        WorkerId(str(each["worker"])): Member(
-            rank=Rank(int(str(each["rank"]))), applied=Step(int(str(each["applied"]))), ready=True, loaded=True
-        )
-        for each in found
-    }
-    return Generation(int(str(generations.pop()))), members
