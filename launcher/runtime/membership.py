@@ -390,7 +390,9 @@ class Membership:
         self._why = ("", "")
         self._attempts = 0
         self._saving: set[Step] = set()
-        self._unsaved = ""
+        self._saved = Step(0)
+        self._unsaved = (Step(0), "")
+        """The newest checkpoint that failed, and why; it matters until one of that step or a later one is committed."""
         self._save_again = False
         self._committed = Step(0)
 
@@ -436,6 +438,9 @@ class Membership:
         if self.phase is Phase.LEAVING:
             return [Leave(self.number, tuple(worker for worker in self._roster if worker in self._awaited))]
         proposal = self.proposal
+        if proposal is None and self._load and self.phase is Phase.ASSEMBLING:
+            unloaded = tuple(worker for worker, peer in self.peers.items() if peer.ready and peer.applied is None)
+            return [Load(unloaded)] if unloaded else []
         if proposal is None or not proposal.missing:
             return []
         to = tuple(worker for worker in proposal.everybody if worker in proposal.missing)
@@ -493,7 +498,10 @@ class Membership:
                 return []
             case SaveDecided(step, failure):
                 self._saving.discard(step)
-                self._unsaved = failure
+                if not failure:
+                    self._saved = max(self._saved, step)
+                elif step >= self._unsaved[0]:
+                    self._unsaved = (step, failure)
                 return self._finish()
             case Stuck(reason):
                 return self._recover("stuck", reason) if self.phase is Phase.TRAINING else []
@@ -545,9 +553,10 @@ class Membership:
             worker for worker in wanted.join if worker in self.peers and self._may_join(self.peers[worker]) and worker not in before
         )
         leave = tuple(worker for worker in wanted.leave if worker in before)
+        if len(leave) == len(before):
+            leave = ()  # whoever holds the state hands it over first, and leaves with the next change
         ranks = (*(worker for worker in before if worker not in leave), *join)
-        somebody_stays = len(ranks) > len(join) or not before
-        if not ranks or not somebody_stays or (not join and not leave and before and not self.held):
+        if not ranks or (not join and not leave and before and not self.held):
             return []
         return self._propose(ranks, leave, planned=True, cause=wanted.cause, reason=wanted.reason, hold=len(ranks) < self.minimum)
 
@@ -740,8 +749,9 @@ class Membership:
         if Outcome.HELD in outcomes:
             self.held = True
             return self._end(JobState.STOPPED, "stopped on request", ExitCode.STOPPED) if self.stopping else []
-        if self._unsaved:
-            return self._end(JobState.FAILED, f"the last checkpoint could not be saved: {self._unsaved}", ExitCode.INFRASTRUCTURE)
+        step, failure = self._unsaved
+        if step > self._saved:
+            return self._end(JobState.FAILED, f"the last checkpoint could not be saved: {failure}", ExitCode.INFRASTRUCTURE)
         if outcomes == {Outcome.FINISHED}:
             return self._end(JobState.SUCCEEDED, "", ExitCode.SUCCEEDED)
         return self._end(JobState.STOPPED, "stopped on request", ExitCode.STOPPED)

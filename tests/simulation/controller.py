@@ -53,6 +53,10 @@ class Controller(Process):
         self.heard_at: dict[WorkerId, float] = {}
         self.found: dict[WorkerId, tuple[m.Found, tuple[tuple[int, int], ...]]] = {}
         self.asked: set[WorkerId] = set()
+        self.early: list[tuple[Connection, Message]] = []
+        """Heard before it was in office."""
+        self.whole: list[tuple[int, int]] = []
+        """Checkpoints with all parts, until the rows of their steps are there."""
         self.acts_left: int | None = None
         self.membership = Membership(minimum=1, load=False)
         self.at(cluster.loop.uniform(0.05, 0.3), self._take_office)
@@ -148,6 +152,8 @@ class Controller(Process):
         try:
             created = self.run.create_base(self.term, base)
         except StoreUnavailable:
+            if self.cluster.plain_run.read(f"terms/{self.term:012d}-base.json"):
+                self.cluster.check.based(self, base)
             self.dies("the store does not answer")
             raise Died from None
         if not created:
@@ -177,9 +183,13 @@ class Controller(Process):
         self.orders_due = self.watch_due = 0.0
         self.ledger_due = self.loop.now + LEDGER_S
         self.alone_due = 0.0
+        self.whole.clear()
         if not self.serving:
             self.serving = True
             self.at(TICK_S, self._tick)
+            early, self.early = self.early, []
+            for link, message in early:
+                self.post(self.heard, link, message)
 
     # what is heard
 
@@ -199,12 +209,17 @@ class Controller(Process):
             if not self.serving:
                 self.found[worker] = (message[1], message[2])
             return
-        if not self.serving or self.ending is not None:
+        if not self.serving:
+            self.early.append((link, message))
+            return
+        if self.ending is not None:
             return
         if kind == "beat":
-            _, ready, generation, applied, outcome, out, draining = message
+            _, ready, generation, applied, formed, outcome, out, draining = message
             if ready:
                 self._handle(m.Ready(worker))
+            if formed:
+                self._handle(m.Formed(worker, generation, applied))
             if applied is not None:
                 self._handle(m.Applied(worker, generation, applied))
             if outcome is not None:
@@ -232,6 +247,8 @@ class Controller(Process):
             self._lost(worker, f"{worker} raised: {message[1]}", "evicted")
         elif kind == "row":
             self.rows.take(message[1])
+            if self.whole:
+                self._commit_rows()
         elif kind == "saved":
             self._saved(worker, message[1])
 
@@ -364,6 +381,7 @@ class Controller(Process):
         known = {worker: self.membership.peers[worker].ready for worker in spares}
         self._begin(office.base_on_checkpoint(self.left, newest), newest, number)
         for worker, ready in known.items():
+            self._attach(self.cluster.workers[worker])
             self._handle(m.Started(worker))
             if ready:
                 self._handle(m.Ready(worker))
@@ -376,12 +394,13 @@ class Controller(Process):
         if self.saver.done(save):
             self.links[worker].to_worker(("decided", save), stream=True)
             return
-        self._handle(m.Applied(worker, Generation(part["generation"]), Step(part["step"])))
         if self.saver.begins(save):
             self._handle(m.SaveStarted(Step(save[0])))
+        self._handle(m.Formed(worker, Generation(part["generation"]), Step(part["step"])))
+        self._handle(m.Applied(worker, Generation(part["generation"]), Step(part["step"])))
         if self.saver.take(part):
+            self.whole.append(save)
             self._commit_rows()
-            self._flush_then_commit(save)
 
     def _flush_then_commit(self, save: tuple[int, int]) -> None:
         """What a manifest rests on is durable before it."""
@@ -409,6 +428,9 @@ class Controller(Process):
         for message in self.rows.committed(committed):
             self.cluster.check.row(self, message)
             self.recorder.steps(message["row"], first=message["first"], generation=generation_of(message), batch=BATCH)
+        for save in [save for save in self.whole if save[0] <= self.rows.passed]:
+            self.whole.remove(save)
+            self._flush_then_commit(save)
 
     # time
 

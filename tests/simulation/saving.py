@@ -83,6 +83,7 @@ class Saver:
         """`saved`: steps of which the lineage has a checkpoint already."""
         self._owner, self._run, self._term = owner, run, term
         self._parts: dict[Save, dict[int, dict[str, Any]]] = {}
+        self._whole: dict[Save, dict[int, dict[str, Any]]] = {}
         self._since: dict[Save, float] = {}
         self._done: set[Save] = set()
         self._steps = set(saved)
@@ -98,15 +99,19 @@ class Saver:
         return True
 
     def take(self, part: dict[str, Any]) -> bool:
-        parts = self._parts.get((part["step"], part["generation"]))
+        save = (part["step"], part["generation"])
+        parts = self._parts.get(save)
         if parts is None:
             return False
         parts[part["rank"]] = part
-        return len(parts) == part["world_size"]
+        if len(parts) < part["world_size"]:
+            return False
+        self._whole[save] = self._parts.pop(save)
+        self._done.add(save)
+        return True
 
     def commit(self, save: Save) -> None:
-        parts = self._parts.pop(save)
-        self._done.add(save)
+        parts = self._whole.pop(save)
         self._steps.add(save[0])
         owner = self._owner
         owner.cluster.check.parts(parts)

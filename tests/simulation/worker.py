@@ -75,7 +75,7 @@ class Worker(Process):
         part, loop = self.participant, self.loop
         link = self.link
         if link is not None:
-            link.to_controller(("beat", self.ready, part.seat.generation, part.applied, part.outcome, part.out, self.draining))
+            link.to_controller(("beat", self.ready, part.seat.generation, part.applied, part.formed, part.outcome, part.out, self.draining))
         elif self.term and loop.now - self.alone_since > LONELY_S:
             self.dies("nobody called it for too long")
             return
