@@ -389,6 +389,8 @@ class Membership:
         """Who may hold the state while there is no generation, in the order of the ranks they had."""
         self._why = ("", "")
         self._attempts = 0
+        self._done: dict[WorkerId, Outcome] = {}
+        """Members of the present generation that did their part in it before they were gone."""
         self._saving: set[Step] = set()
         self._saved = Step(0)
         self._unsaved = (Step(0), "")
@@ -546,7 +548,7 @@ class Membership:
     # a planned change
 
     def _change(self, wanted: ChangeWanted) -> list[Action]:
-        if not self.settled:
+        if not self.settled or self._done:
             return []
         before = self.current.ranks if self.current is not None else ()
         join = tuple(
@@ -660,7 +662,7 @@ class Membership:
             return []
         before = self.ranks
         self.current, self.proposal, self.phase = proposal.formation, None, Phase.TRAINING
-        self.held, self._attempts, self._roster = False, 0, ()
+        self.held, self._attempts, self._roster, self._done = False, 0, (), {}
         step = min(Step(self._applied(worker)) for worker in self.current.ranks)
         gone = tuple(worker for worker in proposal.leaving if worker in self.peers)
         for worker in gone:
@@ -677,7 +679,8 @@ class Membership:
             return self._reform() if not self._awaited else []
         inside = self.current is not None and worker in self.current.ranks
         if inside and peer.outcome is not None and peer.outcome[0] == self.generation and peer.outcome[1] is not Outcome.HELD:
-            return self._finish()  # it had done its part
+            self._done[worker] = peer.outcome[1]
+            return self._finish()
         proposal = self.proposal
         if proposal is not None and worker in proposal.everybody:
             if proposal.committed is None and proposal.planned and not inside:
@@ -693,7 +696,7 @@ class Membership:
         self._awaited = set(living)
         self._save_again = self._save_again or bool(self._saving)
         self._why = (cause, reason)
-        self.current, self.proposal, self.phase, self.held = None, None, Phase.LEAVING, False
+        self.current, self.proposal, self.phase, self.held, self._done = None, None, Phase.LEAVING, False, {}
         return [AbandonSaves(), *([Leave(self.number, living)] if living else self._reform())]
 
     def _try_again(self, worker: WorkerId, detail: str) -> list[Action]:
@@ -743,13 +746,16 @@ class Membership:
         """The end, if everybody has come to it."""
         if self.current is None or self.phase is not Phase.TRAINING or self._saving:
             return []
-        outcomes = {self._outcome(worker) for worker in self.current.ranks if worker in self.peers}
-        if None in outcomes or not outcomes:
+        living = [worker for worker in self.current.ranks if worker in self.peers]
+        outcomes = {*self._done.values(), *(self._outcome(worker) for worker in living)}
+        if None in outcomes:
             return []
         if Outcome.HELD in outcomes:
             self.held = True
             return self._end(JobState.STOPPED, "stopped on request", ExitCode.STOPPED) if self.stopping else []
         step, failure = self._unsaved
+        if step > self._saved and not living:
+            return self._recover("lost", failure)
         if step > self._saved:
             return self._end(JobState.FAILED, f"the last checkpoint could not be saved: {failure}", ExitCode.INFRASTRUCTURE)
         if outcomes == {Outcome.FINISHED}:

@@ -103,8 +103,8 @@ class Checker:
             self.fail("entered only what all acknowledged", f"{worker.name} in {group.key}; not {sorted(silent)}")
 
     def switches(self, worker: Worker, group: Group) -> None:
-        pending = worker.participant.pending
-        if pending is None or (worker.seat_term, pending.generation) not in self.decisions:
+        after = (order for (_, generation), order in self.decisions.items() if generation > group.key[1])
+        if not any(worker.name in order.formation.ranks or worker.name in order.leaving for order in after):
             self.fail("left only for what is committed", f"{worker.name} leaves {group.key}")
 
     def donors(self, group: Group, going: Going) -> None:
@@ -280,8 +280,9 @@ class Checker:
         self.look_at_store()
         if end.state is JobState.SUCCEEDED:
             total = Step(self.cluster.total_steps)
-            if not any(step == total for step, _ in self.reports) or self._ledger()[1] != total:
-                self.fail("success means all is saved", f"reports {self.reports}, ledger {self._ledger()[1]}, of {total}")
+            saved = [key for key in self.cluster.store.objects if key.startswith(f"r/checkpoints/{total:012d}-")]
+            if not any(in_lineage(self.chain, int(key[-17:-5]), total) for key in saved) or self._ledger()[1] != total:
+                self.fail("success means all is saved", f"{saved}, ledger {self._ledger()[1]}, of {total}")
         self.cluster.has_ended(end)
 
     def changed(self, controller: Controller, change: m.Changed) -> None:
