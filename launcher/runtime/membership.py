@@ -460,8 +460,9 @@ class Membership:
     def adopt(self, found: Iterable[Found]) -> list[Action]:
         """The workers that a new controller finds, at least one of which holds the state.
 
-        They go on as they are if all members of one generation are there, nobody else holds a state, and nobody was told that a
-        change is committed. Otherwise what each one holds is not certain, and all are let out.
+        They go on as they are if all members of one generation are there, nobody else holds a state or was ever called into a
+        generation, and nobody was told that a change is committed. Otherwise what each one holds, and where it waits, is not
+        certain, and all are let out.
         """
         known = list(found)
         for each in known:
@@ -471,10 +472,11 @@ class Membership:
         holders = sorted((each for each in known if each.applied is not None), key=lambda each: (-each.generation, each.rank))
         inside = [each for each in holders if each.inside and each.generation == holders[0].generation]
         whole = [each.rank for each in inside] == list(range(inside[0].world_size)) if inside else False
+        others = any(each.applied is not None or each.generation for each in known if each not in inside)
         self.phase = Phase.TRAINING
-        if not whole or len(inside) != len(holders) or any(each.knows_commit for each in known):
-            others = (each for each in known if each.applied is None and (each.generation or each.pending))
-            self._roster = tuple(each.worker for each in (*holders, *others))
+        if not whole or others or any(each.knows_commit for each in known):
+            called = (each for each in known if each.applied is None and (each.generation or each.pending))
+            self._roster = tuple(each.worker for each in (*holders, *called))
             return self._recover("adopted", "a new controller found the group in the middle of a change")
         self.current = Formation(inside[0].generation, tuple(each.worker for each in inside))
         pending = tuple(each.worker for each in known if each.pending is not None)

@@ -50,6 +50,8 @@ class Controller(Process):
         self.evicted: set[WorkerId] = set()
         self.released: set[WorkerId] = set()
         self.draining: set[WorkerId] = set()
+        self.touched: set[WorkerId] = set()
+        """Called into a generation, so that what they built is no longer as it was built."""
         self.heard_at: dict[WorkerId, float] = {}
         self.found: dict[WorkerId, tuple[m.Found, tuple[tuple[int, int], ...]]] = {}
         self.asked: set[WorkerId] = set()
@@ -189,7 +191,7 @@ class Controller(Process):
             self.at(TICK_S, self._tick)
             early, self.early = self.early, []
             for link, message in early:
-                self.post(self.heard, link, message)
+                self.heard(link, message)
 
     # what is heard
 
@@ -356,6 +358,7 @@ class Controller(Process):
 
     def _commit_change(self, order: m.Commit) -> None:
         self.cluster.check.decided(self, order)
+        self.touched.update(order.formation.ranks)
         going = Going(order.formation.generation, order.donors, order.receivers, order.step, order.planned, order.hold, order.save)
         self._tell(order.to, ("commit", going))
 
@@ -372,11 +375,12 @@ class Controller(Process):
             self.dies("the store does not answer")
             raise Died from None
         self.cluster.check.claimed(self.term)
-        spares = [worker for worker, peer in self.membership.peers.items() if peer.applied is None and peer.generation == m.NONE]
-        for worker in self.membership.peers:
+        newest = next(iter(self.left.checkpoints), None)
+        peers = self.membership.peers
+        spares = [worker for worker, peer in peers.items() if peer.applied is None and (newest is not None or worker not in self.touched)]
+        for worker in peers:
             if worker not in spares:
                 self._close(worker, "it begins afresh")
-        newest = next(iter(self.left.checkpoints), None)
         number = self.membership.number
         known = {worker: self.membership.peers[worker].ready for worker in spares}
         self._begin(office.base_on_checkpoint(self.left, newest), newest, number)

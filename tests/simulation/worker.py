@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.core.types import Generation, Step, WorkerId
 from launcher.runtime import participant as p
-from launcher.runtime.membership import NONE, Outcome
+from launcher.runtime.membership import Outcome
 from launcher.runtime.participant import Going, Participant, Seat
 from tests.simulation.collective import Group
 from tests.simulation.loop import Process
@@ -394,9 +394,9 @@ class Worker(Process):
     # the checkpoint of the term's base
 
     def _load(self, step: int, term: int) -> None:
-        if self.participant.seat.generation > NONE or self.participant.applied is not None:
-            if self.participant.applied == step:
-                self._say("loaded", step)
+        if self.participant.applied == step:
+            self._say("loaded", step)
+        if self.participant.inside or self.participant.applied is not None:
             return
         if not self.busy:
             self.busy = True
