@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from launcher.core.exit_codes import ExitCode
-from launcher.core.types import Generation, Step, WorkerId
+from launcher.core.types import Generation, Step, Term, WorkerId
 from launcher.spec.status import JobState
 
 NONE = Generation(0)
@@ -73,6 +73,10 @@ class Found:
     """Of a change that it was told to prepare."""
     knows_commit: bool
     """It was told that this change is committed."""
+    seen: Generation
+    """The newest that it was told of."""
+    born: Term
+    """The term that called it first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,8 @@ class Proposal:
     reason: str
     hold: bool = False
     committed: Commit | None = None
+    step: Step | None = None
+    """Of the state with which it was formed, once a member has said so."""
     missing: set[WorkerId] = field(default_factory=set)
     """Those that have not acknowledged; after the commit, those that have not formed it (or left, if they leave)."""
 
@@ -160,6 +166,8 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Formed:
+    """`step` is that of the state with which it was formed, however far the worker has come since."""
+
     worker: WorkerId
     generation: Generation
     step: Step
@@ -372,7 +380,8 @@ class Membership:
     """One term's worker group. `handle` each event in turn and carry out what comes back, in order."""
 
     def __init__(self, *, minimum: int, load: bool, checkpoint: Step | None = None, generation: Generation = NONE) -> None:
-        """`load`: there is something to restore before training; `generation`: the highest number that was ever used."""
+        """`load`: there is something to restore before training; `checkpoint`: the newest one's step, whether it is restored or
+        not; `generation`: the highest number that was ever used."""
         self.phase = Phase.ASSEMBLING
         self.minimum = minimum
         self.peers: dict[WorkerId, Peer] = {}
@@ -392,7 +401,7 @@ class Membership:
         self._done: dict[WorkerId, Outcome] = {}
         """Members of the present generation that did their part in it before they were gone."""
         self._saving: set[Step] = set()
-        self._saved = Step(0)
+        self._saved = checkpoint or Step(0)
         self._unsaved = (Step(0), "")
         """The newest checkpoint that failed, and why; it matters until one of that step or a later one is committed."""
         self._save_again = False
@@ -653,6 +662,7 @@ class Membership:
         peer = self.peers[worker]
         peer.applied = step if peer.generation != generation or peer.applied is None else max(peer.applied, step)
         peer.generation = generation
+        proposal.step = step
         proposal.missing.discard(worker)
         return self._complete()
 
@@ -665,11 +675,11 @@ class Membership:
         before = self.ranks
         self.current, self.proposal, self.phase = proposal.formation, None, Phase.TRAINING
         self.held, self._attempts, self._roster, self._done = False, 0, (), {}
-        step = min(Step(self._applied(worker)) for worker in self.current.ranks)
+        assert proposal.step is not None
         gone = tuple(worker for worker in proposal.leaving if worker in self.peers)
         for worker in gone:
             del self.peers[worker]
-        changed = Changed(proposal.formation, before, proposal.cause, proposal.reason, step, proposal.hold)
+        changed = Changed(proposal.formation, before, proposal.cause, proposal.reason, proposal.step, proposal.hold)
         return [changed, *([Release(gone)] if gone else []), *self._finish()]
 
     # a crash

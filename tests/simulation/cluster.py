@@ -59,11 +59,11 @@ class Cluster:
         if not any(controller.alive for controller in self.controllers):
             self.start_controller()
 
-    def start_worker(self, controller: Controller) -> Worker | None:
+    def start_worker(self) -> Worker | None:
         if len(self.living()) >= self.capacity:
             return None
         name = WorkerId(f"w{len(self.workers)}")
-        worker = self.workers[name] = Worker(self, name, controller.term)
+        worker = self.workers[name] = Worker(self, name)
         return worker
 
     def living(self) -> list[Worker]:

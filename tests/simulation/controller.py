@@ -134,14 +134,20 @@ class Controller(Process):
         least = max(left.recorded, newest.step if newest else 0)
         for worker in sorted(self.asked - self.found.keys()):
             self._close(worker, "it did not answer a new controller")
-        holders = [found for found, _ in self.found.values() if found.applied is not None and found.applied >= least]
-        if not holders or not any(found.generation for found in holders):
+        kept = office.adoptable(left, [found for found, _ in self.found.values()])
+        names = [found.worker for found in kept]
+        number = max([left.generation, *(max(found.seen, found.generation) for found, _ in self.found.values())])
+        for worker in list(self.found):
+            if worker not in names:
+                del self.found[worker]
+                self._close(worker, "it was given up before, or is not of the newest term")
+        if not any(found.applied is not None and found.generation and found.applied >= least for found in kept):
             for worker in self.found:
                 self._close(worker, "nobody holds what the store has")
-            self._begin(office.base_on_checkpoint(left, newest), newest, max((f.generation for f, _ in self.found.values()), default=m.NONE))
+            self._begin(office.base_on_checkpoint(left, newest), newest, number)
             return
-        self._base(office.base_on_workers(left), newest)
-        self.membership = Membership(minimum=self.cluster.minimum, load=False)
+        self._base(office.base_on_workers(left, names), newest)
+        self.membership = Membership(minimum=self.cluster.minimum, load=False, checkpoint=newest.step if newest else None, generation=number)
         for _, saves in self.found.values():
             for save in saves:
                 if self.saver.begins(save):
@@ -217,11 +223,11 @@ class Controller(Process):
         if self.ending is not None:
             return
         if kind == "beat":
-            _, ready, generation, applied, formed, outcome, out, draining = message
+            _, ready, generation, applied, formed, formed_at, outcome, out, draining = message
             if ready:
                 self._handle(m.Ready(worker))
             if formed:
-                self._handle(m.Formed(worker, generation, applied))
+                self._handle(m.Formed(worker, generation, formed_at))
             if applied is not None:
                 self._handle(m.Applied(worker, generation, applied))
             if outcome is not None:
@@ -383,7 +389,7 @@ class Controller(Process):
                 self._close(worker, "it begins afresh")
         number = self.membership.number
         known = {worker: self.membership.peers[worker].ready for worker in spares}
-        self._begin(office.base_on_checkpoint(self.left, newest), newest, number)
+        self._begin(office.base_on_checkpoint(self.left, newest, spares), newest, number)
         for worker, ready in known.items():
             self._attach(self.cluster.workers[worker])
             self._handle(m.Started(worker))
@@ -400,7 +406,6 @@ class Controller(Process):
             return
         if self.saver.begins(save):
             self._handle(m.SaveStarted(Step(save[0])))
-        self._handle(m.Formed(worker, Generation(part["generation"]), Step(part["step"])))
         self._handle(m.Applied(worker, Generation(part["generation"]), Step(part["step"])))
         if self.saver.take(part):
             self.whole.append(save)
@@ -501,7 +506,7 @@ class Controller(Process):
             self._handle(m.ChangeWanted(join, leave))
 
     def _start_worker(self) -> None:
-        worker = self.cluster.start_worker(self)
+        worker = self.cluster.start_worker()
         if worker is None:
             return
         self._handle(m.Started(worker.name))

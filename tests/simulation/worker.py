@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from launcher.core.types import Generation, Step, WorkerId
+from launcher.core.types import Generation, Step, Term, WorkerId
 from launcher.runtime import participant as p
 from launcher.runtime.membership import Outcome
 from launcher.runtime.participant import Going, Participant, Seat
@@ -21,9 +21,9 @@ LONELY_S = 20.0
 
 
 class Worker(Process):
-    def __init__(self, cluster: Cluster, name: WorkerId, born: int) -> None:
+    def __init__(self, cluster: Cluster, name: WorkerId) -> None:
         super().__init__(cluster.loop)
-        self.cluster, self.name, self.born = cluster, name, born
+        self.cluster, self.name, self.born = cluster, name, 0
         self.isolated = False
         self.participant = Participant()
         self.term = 0
@@ -75,7 +75,7 @@ class Worker(Process):
         part, loop = self.participant, self.loop
         link = self.link
         if link is not None:
-            link.to_controller(("beat", self.ready, part.seat.generation, part.applied, part.formed, part.outcome, part.out, self.draining))
+            link.to_controller(("beat", self.ready, part.seat.generation, part.applied, part.formed, part.formed_at, part.outcome, part.out, self.draining))
         elif self.term and loop.now - self.alone_since > LONELY_S:
             self.dies("nobody called it for too long")
             return
@@ -94,8 +94,9 @@ class Worker(Process):
         if self.link is not None:
             self.link.breaks()
         self.term, self.link = link.term, link
+        self.born = self.born or link.term
         self.cluster.check.attached(self)
-        found = self.participant.found(self.name, ready=self.ready)
+        found = self.participant.found(self.name, ready=self.ready, born=Term(self.born))
         link.to_controller(("found", found, tuple(self.saves)), stream=True)
         for part in self.saves.values():
             link.to_controller(("saved", part), stream=True)
