@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -23,7 +24,7 @@ from typing import Any
 from launcher.checkpoint.catalog import CheckpointInfo
 from launcher.checkpoint.manifest import CheckpointPart
 from launcher.core.clock import Clock, SystemClock, timestamp
-from launcher.core.errors import BackendUnavailable, LauncherError
+from launcher.core.errors import BackendUnavailable, LauncherError, StoreUnavailable
 from launcher.core.exit_codes import ExitCode
 from launcher.core.run_store import LEASE_S, Desired, RunStore, TermBase
 from launcher.core.store import open_store
@@ -35,7 +36,7 @@ from launcher.runtime.entrypoint import FENCED
 from launcher.runtime.link import LinkEvent, LinkServer
 from launcher.runtime.link_store import Rendezvous
 from launcher.runtime.log_tail import LogTail
-from launcher.runtime.office import base_on_checkpoint, base_on_workers, inherit
+from launcher.runtime.office import Inheritance, adoptable, base_on_checkpoint, base_on_workers, claim_and_look, inherit
 from launcher.runtime.orders import messages
 from launcher.runtime.saver import Save, Saver
 from launcher.runtime.status_board import StatusBoard
@@ -71,6 +72,8 @@ class Controller:
         self._generation = 0
         """The newest that was formed, for the record."""
         self._prepared: tuple[Generation, float] | None = None
+        self._whole: list[Save] = []
+        """Checkpoints with all parts, until the rows of their steps are there."""
         self._repeat_due = self._ledger_due = 0.0
         self._first_seen = self._fenced = False
         self._serving = False
@@ -85,9 +88,8 @@ class Controller:
         self._desired, self._spec = desired, spec
         if inherit(self._run).ended(desired):
             return False
-        self._term = self._claim()
-        self._left = inherit(self._run)
-        self._generation = self._left.status.generation if self._left.status is not None else 0
+        self._term, self._left = self._claim()
+        self._generation = max(self._left.generation, self._left.status.generation if self._left.status is not None else 0)
         self._writer = StoreWriter(self._run.store.uri, self._writer_failed)
         self._board = StatusBoard(self._run, self._clock, spec)
         self._board.inherit(self._left)
@@ -136,8 +138,8 @@ class Controller:
             raise BackendUnavailable("the run has no spec", where=self._run.uri, next="submit it again")
         return desired, JobSpec.from_json(document)
 
-    def _claim(self) -> Term:
-        return self._run.claim_term(f"{socket.gethostname()}:{os.getpid()}", timestamp(self._clock.now()))
+    def _claim(self) -> tuple[Term, Inheritance]:
+        return claim_and_look(self._run, f"{socket.gethostname()}:{os.getpid()}", timestamp(self._clock.now()))
 
     def _newest(self) -> CheckpointInfo | None:
         return next(iter(self._left.checkpoints), None)
@@ -153,6 +155,9 @@ class Controller:
         adopted = base.adopted_step is not None
         reached = max(self._left.reached, self._accounts.progress.step)
         self._accounts.open(self._term, self._left, self._left.recorded if adopted else base.start)
+        if self._serving:
+            self._saver.know(info.step for info in self._left.checkpoints if adopted or info.step <= base.start)
+        self._whole = []
         lost = 0 if adopted else max(0, reached - base.start)
         self._board.steps_lost += lost
         based_on = (info for info in self._left.checkpoints if adopted or info.step == base.checkpoint_step)
@@ -181,8 +186,15 @@ class Controller:
                 hand.ready_since, hand.touched = now if facts["ready"] else None, facts["generation"] > 0
                 self._steering.placed(worker, facts)
                 found.append(_found_of(facts))
+        number = max([self._generation, *(each.seen for each in found), *(each.generation for each in found)])
+        self.group = m.Membership(minimum=self._desired.workers.min, load=False, generation=Generation(number))
+        kept = adoptable(self._left, found)
+        for each in found:
+            if each not in kept:
+                self._steering.roster.hands.pop(each.worker)
+                self._steering.health.forget(each.worker)
         self._workers.end([worker for worker in names if worker not in self._steering.roster])
-        return found
+        return kept
 
     def _adopt(self, found: list[m.Found]) -> bool:
         """Take over the workers of an earlier term if somebody among them holds what was recorded, and what was saved."""
@@ -190,13 +202,23 @@ class Controller:
         newest = self._newest()
         if not held or max(held) < max(self._left.recorded, newest.step if newest is not None else 0):
             return False
-        self._found(base_on_workers(self._left))
+        self._found(base_on_workers(self._left, (each.worker for each in found)))
         hands = self._steering.roster.hands
         self._know_job(next(hands[each.worker].facts for each in found if each.ready))
         self._first_seen = True
         self._accounts.begin_tracking()
         for hand in hands.values():
             self._follow(hand.worker, hand.facts, from_end=True)
+        self.group = m.Membership(
+            minimum=self._desired.workers.min,
+            load=False,
+            checkpoint=newest.step if newest is not None else None,
+            generation=self.group.number,
+        )
+        for step, generation in (save for hand in hands.values() for save in hand.facts["undecided"]):
+            save = Save(Step(step), Generation(generation))
+            if self._saver.begins(save):
+                self.handle(m.SaveStarted(*save))
         actions = self.group.adopt(found)
         if self.group.current is not None:
             self._generation = self.group.generation
@@ -210,14 +232,15 @@ class Controller:
 
     def _start_from(self, checkpoint: CheckpointInfo | None) -> None:
         """A group from the beginning: of those that live and may be used, and of new ones, as the policy offers them."""
-        self._found(base_on_checkpoint(self._left, checkpoint))
+        hands = self._steering.roster.hands
+        # What was trained is no beginning, and what was loaded in part only where it is loaded anew: these workers go, others come.
+        held = {worker for worker, peer in self.group.peers.items() if peer.applied is not None}
+        unusable = [hand.worker for hand in hands.values() if hand.worker in held or (hand.touched and checkpoint is None)]
+        self._found(base_on_checkpoint(self._left, checkpoint, (worker for worker in hands if worker not in unusable)))
         load = checkpoint is not None or self._spec.config.checkpoint.init_from is not None
         step = checkpoint.step if checkpoint is not None else None
         self.group = m.Membership(minimum=self._steering.bounds.min, load=load, checkpoint=step, generation=self.group.number)
-        hands = self._steering.roster.hands
-        if checkpoint is None:
-            # What was trained, or loaded in part, is no beginning: these workers go, new ones begin afresh.
-            self._steering.dismiss([hand.worker for hand in hands.values() if hand.touched])
+        self._steering.dismiss(unusable)
         for hand in list(hands.values()):
             self.handle(m.Started(hand.worker))
             if hand.ready_since is not None:
@@ -227,8 +250,7 @@ class Controller:
     def _new_term(self, usable: Callable[[CheckpointInfo], bool]) -> None:
         """Every roll-back of training is a new term, also with the same controller."""
         self._accounts.flush(ledger=False)
-        self._term = self._claim()
-        left = inherit(self._run)
+        self._term, left = self._claim()
         self._left = replace(left, checkpoints=tuple(info for info in left.checkpoints if usable(info)))
         self._watcher.term = self._saver.term = self._term
         self._start_from(self._newest())
@@ -265,7 +287,7 @@ class Controller:
         if now >= self._repeat_due:
             self._repeat_due = now + REPEAT_S
             self._repeat(now)
-        self._accounts.commit(self.group.committed)
+        self._commit()
         for report in self._accounts.reports():
             kind = str(report.pop("kind"))
             self.event(kind, **report)
@@ -285,7 +307,7 @@ class Controller:
         if self.group.stopping:
             self._tell(self.group.ranks, {"kind": "stop"})
         self._tell(self._steering.released, {"kind": "release"})
-        if self._accounts.progress.lacks_rows(self.group.committed, 2 * self._spec.config.trainer.log_every_steps):
+        if self._whole or self._accounts.progress.lacks_rows(self.group.committed, 2 * self._spec.config.trainer.log_every_steps):
             self._ask_for_records()
 
     # orders
@@ -298,7 +320,7 @@ class Controller:
 
     def _act(self, actions: Sequence[m.Action]) -> None:
         for action in actions:
-            if self._end is None:
+            if self._end is None and not self._fenced:
                 self._carry_out(action)
 
     def _carry_out(self, action: m.Action) -> None:
@@ -390,6 +412,8 @@ class Controller:
         return started
 
     def end_workers(self, workers: Sequence[WorkerId]) -> None:
+        if not workers or self._deposed():
+            return
         for worker in workers:
             self._link.drop(worker)
         self._workers.end(list(workers))
@@ -414,12 +438,20 @@ class Controller:
                 self._tail.follow(worker, stream, Path(path), from_end=from_end)
 
     def _gone(self, worker: WorkerId) -> None:
-        """Its connection ended: the first notice of a death. Ray is asked for the cause, for the record."""
+        """Its connection ended: the first notice of a death, or of another controller's taking over. Ray is asked for the cause, for the record."""
+        if self._deposed():
+            return
         facts = self._steering.roster.hands[worker].facts
         self._workers.why_dead(worker, lambda w, why: self._post(lambda: self._told_why(w, why)))
         rank = f"rank {self.group.ranks.index(worker)}, " if worker in self.group.ranks else ""
         where = f"{rank}pid {facts.get('pid')} on {facts.get('node')}"
         self._steering.lose(worker, f"worker {worker} ({where}) died: its connection ended", "lost")
+
+    def _deposed(self) -> bool:
+        """Before anything that others would feel at once: a controller that stood still may have been replaced meanwhile."""
+        with suppress(StoreUnavailable):
+            self._fenced = self._fenced or self._run.highest_term() > self._term
+        return self._fenced
 
     def _told_why(self, worker: WorkerId, why: str) -> None:
         if why and self._end is None:
@@ -451,6 +483,8 @@ class Controller:
         """A heartbeat says all that may have been lost on the way."""
         self._steering.beat(worker, message)
         generation = Generation(message["generation"])
+        if message["formed_at"] is not None:
+            self.handle(m.Formed(worker, generation, Step(message["formed_at"])))
         if message["applied"] is not None:
             self.handle(m.Applied(worker, generation, Step(message["applied"])))
         if message["outcome"] is not None:
@@ -521,14 +555,21 @@ class Controller:
             return
         self.handle(m.Applied(worker, save.generation, save.step))
         if self._saver.take(part):
-            self._accounts.commit(self.group.committed)
-            self._accounts.flush(ledger=True, durable=self._durable)
-            self._saver.commit(save)
+            self._whole.append(save)
+            self._commit()
 
     def _on_save_failed(self, worker: WorkerId, message: Any) -> None:
         save = Save(Step(message["step"]), Generation(message["generation"]))
         if self._begins(worker, save):
             self._saver.abandon(save, message["detail"])
+
+    def _commit(self) -> None:
+        """Steps that all hold count from now on; what a manifest rests on is durable before it."""
+        self._accounts.commit(self.group.committed)
+        for save in [save for save in self._whole if save.step <= self._accounts.progress.passed]:
+            self._whole.remove(save)
+            self._accounts.flush(ledger=True, durable=self._durable)
+            self._saver.commit(save)
 
     def _begins(self, worker: WorkerId, save: Save) -> bool:
         """False when it is decided already, which the worker has not heard then."""
@@ -638,7 +679,7 @@ class Controller:
         """Let the workers go, then write the final state: what it says holds from then on."""
         assert self._end is not None
         end = self._end
-        self._accounts.commit(self.group.committed)
+        self._commit()
         if self._serving:
             self._workers.end()
             self._drains.stop()
@@ -680,6 +721,8 @@ def _found_of(facts: Any) -> m.Found:
         outcome=m.Outcome(facts["outcome"]) if facts["outcome"] is not None else None,
         pending=facts["pending"],
         knows_commit=facts["knows_commit"],
+        seen=facts["seen"],
+        born=facts["born"],
     )
 
 

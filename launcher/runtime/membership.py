@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from launcher.core.exit_codes import ExitCode
-from launcher.core.types import Generation, Step, WorkerId
+from launcher.core.types import Generation, Step, Term, WorkerId
 from launcher.spec.status import JobState
 
 NONE = Generation(0)
@@ -73,6 +73,10 @@ class Found:
     """Of a change that it was told to prepare."""
     knows_commit: bool
     """It was told that this change is committed."""
+    seen: Generation
+    """The newest that it was told of."""
+    born: Term
+    """The term that called it first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,8 @@ class Proposal:
     reason: str
     hold: bool = False
     committed: Commit | None = None
+    step: Step | None = None
+    """Of the state with which it was formed, once a member has said so."""
     missing: set[WorkerId] = field(default_factory=set)
     """Those that have not acknowledged; after the commit, those that have not formed it (or left, if they leave)."""
 
@@ -162,6 +168,8 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Formed:
+    """`step` is that of the state with which it was formed, however far the worker has come since."""
+
     worker: WorkerId
     generation: Generation
     step: Step
@@ -379,7 +387,8 @@ class Membership:
     """One term's worker group. `handle` each event in turn and carry out what comes back, in order."""
 
     def __init__(self, *, minimum: int, load: bool, checkpoint: Step | None = None, generation: Generation = NONE) -> None:
-        """`load`: there is something to restore before training; `generation`: the highest number that was ever used."""
+        """`load`: there is something to restore before training; `checkpoint`: the newest one's step, whether it is restored or
+        not; `generation`: the highest number that was ever used."""
         self.phase = Phase.ASSEMBLING
         self.minimum = minimum
         self.peers: dict[WorkerId, Peer] = {}
@@ -396,8 +405,12 @@ class Membership:
         """Who may hold the state while there is no generation, in the order of the ranks they had."""
         self._why = ("", "")
         self._attempts = 0
+        self._done: dict[WorkerId, Outcome] = {}
+        """Members of the present generation that did their part in it before they were gone."""
         self._saving: set[tuple[Step, Generation]] = set()
-        self._unsaved = ""
+        self._saved = checkpoint or Step(0)
+        self._unsaved = (Step(0), "")
+        """The newest checkpoint that failed, and why; it matters until one of that step or a later one is committed."""
         self._save_again = False
         self._committed = Step(0)
 
@@ -441,11 +454,14 @@ class Membership:
     def outstanding(self) -> list[Action]:
         """Orders that were not answered yet, to be said again: each may be carried out any number of times."""
         if self.phase is Phase.LEAVING:
-            return [Leave(self.number, tuple(self._awaited))]
+            return [Leave(self.number, tuple(worker for worker in self._roster if worker in self._awaited))]
         proposal = self.proposal
+        if proposal is None and self._load and self.phase is Phase.ASSEMBLING:
+            unloaded = tuple(worker for worker, peer in self.peers.items() if peer.ready and peer.applied is None)
+            return [Load(unloaded)] if unloaded else []
         if proposal is None or not proposal.missing:
             return []
-        to = tuple(proposal.missing)
+        to = tuple(worker for worker in proposal.everybody if worker in proposal.missing)
         if proposal.committed is None:
             return [Prepare(proposal.formation, proposal.leaving, to)]
         return [replace(proposal.committed, to=to)]
@@ -455,8 +471,9 @@ class Membership:
     def adopt(self, found: Iterable[Found]) -> list[Action]:
         """The workers that a new controller finds, at least one of which holds the state.
 
-        They go on as they are if all members of one generation are there, nobody else holds a state, and nobody was told that a
-        change is committed. Otherwise what each one holds is not certain, and all are let out.
+        They go on as they are if all members of one generation are there, nobody else holds a state or was ever called into a
+        generation, and nobody was told that a change is committed. Otherwise what each one holds, and where it waits, is not
+        certain, and all are let out.
         """
         known = list(found)
         for each in known:
@@ -466,10 +483,11 @@ class Membership:
         holders = sorted((each for each in known if each.applied is not None), key=lambda each: (-each.generation, each.rank))
         inside = [each for each in holders if each.inside and each.generation == holders[0].generation]
         whole = [each.rank for each in inside] == list(range(inside[0].world_size)) if inside else False
+        others = any(each.applied is not None or each.generation for each in known if each not in inside)
         self.phase = Phase.TRAINING
-        if not whole or len(inside) != len(holders) or any(each.knows_commit for each in known):
-            others = (each for each in known if each.applied is None and (each.generation or each.pending))
-            self._roster = tuple(each.worker for each in (*holders, *others))
+        if not whole or others or any(each.knows_commit for each in known):
+            called = (each for each in known if each.applied is None and (each.generation or each.pending))
+            self._roster = tuple(each.worker for each in (*holders, *called))
             return self._recover("adopted", "a new controller found the group in the middle of a change")
         self.current = Formation(inside[0].generation, tuple(each.worker for each in inside))
         pending = tuple(each.worker for each in known if each.pending is not None)
@@ -495,7 +513,10 @@ class Membership:
                 return []
             case SaveDecided(step, failure, generation):
                 self._saving.discard((step, generation))
-                self._unsaved = failure
+                if not failure:
+                    self._saved = max(self._saved, step)
+                elif step >= self._unsaved[0]:
+                    self._unsaved = (step, failure)
                 return self._finish()
             case Stuck(reason):
                 return self._recover("stuck", reason) if self.phase is Phase.TRAINING else []
@@ -540,16 +561,17 @@ class Membership:
     # a planned change
 
     def _change(self, wanted: ChangeWanted) -> list[Action]:
-        if not self.settled:
+        if not self.settled or self._done:
             return []
         before = self.current.ranks if self.current is not None else ()
         join = tuple(
             worker for worker in wanted.join if worker in self.peers and self._may_join(self.peers[worker]) and worker not in before
         )
         leave = tuple(worker for worker in wanted.leave if worker in before)
+        if len(leave) == len(before):
+            leave = ()  # whoever holds the state hands it over first, and leaves with the next change
         ranks = (*(worker for worker in before if worker not in leave), *join)
-        somebody_stays = len(ranks) > len(join) or not before
-        if not ranks or not somebody_stays or (not join and not leave and before and not self.held and not wanted.hold):
+        if not ranks or (not join and not leave and before and not self.held and not wanted.hold):
             return []
         hold = wanted.hold or len(ranks) < self.minimum
         return self._propose(ranks, leave, planned=True, cause=wanted.cause, reason=wanted.reason, hold=hold)
@@ -643,6 +665,7 @@ class Membership:
         peer = self.peers[worker]
         peer.applied = step if peer.generation != generation or peer.applied is None else max(peer.applied, step)
         peer.generation = generation
+        proposal.step = step
         proposal.missing.discard(worker)
         return self._complete()
 
@@ -654,12 +677,12 @@ class Membership:
             return []
         before = self.ranks
         self.current, self.proposal, self.phase = proposal.formation, None, Phase.TRAINING
-        self.held, self._attempts, self._roster = False, 0, ()
-        step = min(Step(self._applied(worker)) for worker in self.current.ranks)
+        self.held, self._attempts, self._roster, self._done = False, 0, (), {}
+        assert proposal.step is not None
         gone = tuple(worker for worker in proposal.leaving if worker in self.peers)
         for worker in gone:
             del self.peers[worker]
-        changed = Changed(proposal.formation, before, proposal.cause, proposal.reason, step, proposal.hold)
+        changed = Changed(proposal.formation, before, proposal.cause, proposal.reason, proposal.step, proposal.hold)
         return [changed, *([Release(gone)] if gone else []), *self._finish()]
 
     # a crash
@@ -671,7 +694,8 @@ class Membership:
             return self._reform() if not self._awaited else []
         inside = self.current is not None and worker in self.current.ranks
         if inside and peer.outcome is not None and peer.outcome[0] == self.generation and peer.outcome[1] is not Outcome.HELD:
-            return self._finish()  # it had done its part
+            self._done[worker] = peer.outcome[1]
+            return self._finish()
         proposal = self.proposal
         if proposal is not None and worker in proposal.everybody:
             if proposal.committed is None and proposal.planned and not inside:
@@ -687,7 +711,7 @@ class Membership:
         self._awaited = set(living)
         self._save_again = self._save_again or bool(self._saving)
         self._why = (cause, reason)
-        self.current, self.proposal, self.phase, self.held = None, None, Phase.LEAVING, False
+        self.current, self.proposal, self.phase, self.held, self._done = None, None, Phase.LEAVING, False, {}
         return [AbandonSaves(), *([Leave(self.number, living)] if living else self._reform())]
 
     def _try_again(self, worker: WorkerId, detail: str) -> list[Action]:
@@ -737,14 +761,18 @@ class Membership:
         """The end, if everybody has come to it."""
         if self.current is None or self.phase is not Phase.TRAINING or self._saving:
             return []
-        outcomes = {self._outcome(worker) for worker in self.current.ranks if worker in self.peers}
-        if None in outcomes or not outcomes:
+        living = [worker for worker in self.current.ranks if worker in self.peers]
+        outcomes = {*self._done.values(), *(self._outcome(worker) for worker in living)}
+        if None in outcomes:
             return []
         if Outcome.HELD in outcomes:
             self.held = True
             return self._end(JobState.STOPPED, "stopped on request", ExitCode.STOPPED) if self.stopping else []
-        if self._unsaved:
-            return self._end(JobState.FAILED, f"the last checkpoint could not be saved: {self._unsaved}", ExitCode.INFRASTRUCTURE)
+        step, failure = self._unsaved
+        if step > self._saved and not living:
+            return self._recover("lost", failure)
+        if step > self._saved:
+            return self._end(JobState.FAILED, f"the last checkpoint could not be saved: {failure}", ExitCode.INFRASTRUCTURE)
         if outcomes == {Outcome.FINISHED}:
             return self._end(JobState.SUCCEEDED, "", ExitCode.SUCCEEDED)
         return self._end(JobState.STOPPED, "stopped on request", ExitCode.STOPPED)

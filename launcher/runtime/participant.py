@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from launcher.core.types import Generation, Step, WorkerId
+from launcher.core.types import Generation, Step, Term, WorkerId
 from launcher.runtime.membership import NONE, Found, Outcome
 
 
@@ -106,6 +106,8 @@ class Participant:
         """The main thread is in the generation: its collective may be used."""
         self.formed = False
         """It holds the generation's state."""
+        self.formed_at = Step(0)
+        """Steps applied in the state with which the generation was formed."""
         self.outcome: Outcome | None = None
         self.pending: Seat | None = None
         """A change that it was told to prepare."""
@@ -211,7 +213,7 @@ class Participant:
 
     def holds(self, step: Step) -> list[Action]:
         """The state of the generation it is in has arrived, or it had it."""
-        self.applied, self.formed = step, True
+        self.applied, self.formed, self.formed_at = step, True, step
         return [SayFormed(self.seat.generation, step)]
 
     def applies(self, step: Step) -> None:
@@ -240,7 +242,8 @@ class Participant:
         """It came out of its generation without having done what that had to do."""
         return self.seat.generation > NONE and not self.inside and self.outcome is None and self.pending is None
 
-    def found(self, worker: WorkerId, *, ready: bool) -> Found:
+    def found(self, worker: WorkerId, *, ready: bool, born: Term) -> Found:
+        """`born`: the term that called it first."""
         return Found(
             worker=worker,
             ready=ready,
@@ -252,12 +255,14 @@ class Participant:
             outcome=self.outcome,
             pending=self.pending.generation if self.pending is not None else None,
             knows_commit=self.going is not None,
+            seen=self._seen,
+            born=born,
         )
 
     def _again(self) -> list[Action]:
         answers: list[Action] = []
-        if self.formed and self.applied is not None:
-            answers.append(SayFormed(self.seat.generation, self.applied))
+        if self.formed:
+            answers.append(SayFormed(self.seat.generation, self.formed_at))
         if self.outcome is not None:
             answers.append(SayEnded(self.seat.generation, self.outcome))
         return answers

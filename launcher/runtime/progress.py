@@ -65,6 +65,11 @@ class Progress:
             self._waiting.pop()
         self._taken = self._waiting[-1].last if self._waiting else self._passed
 
+    @property
+    def passed(self) -> int:
+        """The rows through this step were passed on."""
+        return self._passed
+
     def lacks_rows(self, step: int, most: int) -> bool:
         """Whether committed steps wait for their rows longer than `most` steps: they have to be asked for."""
         return step - self._taken > most

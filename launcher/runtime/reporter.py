@@ -102,10 +102,10 @@ class Reporter:
         self._desk.say_record(self._desk.records.evaluated(step, metrics))
 
     def saved(self, part: CheckpointPart) -> None:
-        self._desk.say({"kind": "saved", "step": part.step, "part": part.to_json()}, keep=True)
+        self._desk.say({"kind": "saved", "step": part.step, "generation": part.generation, "part": part.to_json()}, keep=True)
 
-    def save_failed(self, step: int, error: Exception) -> None:
-        self._desk.say({"kind": "save_failed", "step": step, "generation": self._desk.generation, "detail": str(error)}, keep=True)
+    def save_failed(self, step: int, generation: int, error: Exception) -> None:
+        self._desk.say({"kind": "save_failed", "step": step, "generation": generation, "detail": str(error)}, keep=True)
 
     def wishes(self) -> Wishes:
         from launcher.training.step import Wishes

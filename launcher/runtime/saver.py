@@ -46,13 +46,18 @@ class Saver:
         self._parts: dict[Save, dict[int, CheckpointPart]] = {}
         """Of those that are not whole yet."""
         self._done: set[Save] = set()
-        self._committing: set[int] = set()
+        self._steps: set[Step] = set()
+        """Of which there is a checkpoint already, or is about to be."""
         self._newest: CheckpointInfo | None = None
         self._deletions: tuple[Term, Deletion] = (term, Deletion(run, term, clock))
 
     def done(self, save: Save) -> bool:
         """Whether it is decided: whoever still speaks of it may forget it. A step that is saved already needs no second save."""
-        return save in self._done or save.step in self._committing
+        return save in self._done or save.step in self._steps
+
+    def know(self, steps: Iterable[Step]) -> None:
+        """The lineage has checkpoints of these steps."""
+        self._steps = set(steps)
 
     def begins(self, save: Save) -> bool:
         """Whether this is the first that is heard of it."""
@@ -72,7 +77,7 @@ class Saver:
     def commit(self, save: Save) -> None:
         parts = list(self._parts.pop(save).values())
         self._done.add(save)
-        self._committing.add(save.step)
+        self._steps.add(save.step)
         term, step = self.term, save.step
 
         def write() -> None:
@@ -87,7 +92,7 @@ class Saver:
                 self._require(chunk.digest for chunk in manifest.chunks)
                 committed = commit_manifest(self._run, manifest)
             except CheckpointAbandoned as error:
-                self._committing.discard(step)
+                self._steps.discard(step)
                 self._decided(save, str(error))
                 return
             if not committed:

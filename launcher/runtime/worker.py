@@ -25,7 +25,7 @@ from launcher.core.errors import CheckpointCorrupt, LauncherError
 from launcher.core.exit_codes import ExitCode
 from launcher.core.run_store import RunStore
 from launcher.core.store import open_store
-from launcher.core.types import Generation, JsonObject, RunId, Step, WorkerId
+from launcher.core.types import Generation, JsonObject, RunId, Step, Term, WorkerId
 from launcher.runtime import participant as p
 from launcher.runtime.link import LinkClient, was_given_up
 from launcher.runtime.link_store import LinkStore
@@ -70,10 +70,15 @@ class Worker:
         self._me = p.Participant()
         self._groups: dict[Generation, Group] = {}
         self._load_order: JsonObject | None = None
+        self._loading: JsonObject | None = None
+        """The order that is, or was last, carried out."""
+        self._loaded: JsonObject | None = None
+        """What came of it."""
         self._finish = False
         self._link: LinkClient | None = None
         self._controller: tuple[tuple[str, int], bytes] | None = None
-        self._term = 0
+        self._term = self._born = 0
+        """Of the controller it reports to, and of the first one."""
         self._outbox: list[JsonObject] = []
         """Messages that a controller has to hear, also the next one: kept until it says that they are durable."""
         self.generation = 0
@@ -106,7 +111,7 @@ class Worker:
         with self._changed:
             if term <= self._term:
                 return {}
-            self._term = term
+            self._term, self._born = term, self._born or term
             if self._link is not None:
                 self._link.close()
             self._controller = ((host, port), bytes.fromhex(secret))
@@ -127,10 +132,11 @@ class Worker:
             return self.describe()
 
     def describe(self) -> JsonObject:
-        found = asdict(self._me.found(self._id, ready=self._ready))
+        found = asdict(self._me.found(self._id, ready=self._ready, born=Term(self._born)))
         return {
             **found,
             "outcome": self._me.outcome.value if self._me.outcome is not None else None,
+            "undecided": [[kept["step"], kept["generation"]] for kept in self._outbox if kept["kind"] == "saved"],
             "pid": os.getpid(),
             "node": socket.gethostname(),
             "phase": self._phase,
@@ -166,8 +172,7 @@ class Worker:
                 case "release":
                     self._carry_out(self._me.release())
                 case "load":
-                    self._load_order = message
-                    self._changed.notify_all()
+                    self._ordered_to_load(message)
                 case "stop":
                     self._stop.set()
                 case "durable":
@@ -181,6 +186,13 @@ class Worker:
                         group.store.answered(message)
                 case "evicted":
                     os._exit(1)
+
+    def _ordered_to_load(self, order: JsonObject) -> None:
+        if order != self._loading:
+            self._load_order = order
+            self._changed.notify_all()
+        elif self._loaded is not None:
+            self.say(self._loaded)
 
     def _carry_out(self, actions: Sequence[p.Action]) -> None:
         """With the lock held."""
@@ -217,6 +229,8 @@ class Worker:
             "applied": me.applied,
             "outcome": me.outcome.value if me.outcome is not None else None,
             "out": me.out,
+            "formed_at": me.formed_at if me.formed else None,
+            "ready": self._ready,
             "phase": self._phase,
             "progress": trainer.progress if trainer is not None else 0,
             "waiting": collective is not None and collective.waiting,
@@ -248,7 +262,7 @@ class Worker:
         self._outbox = [
             kept
             for kept in self._outbox
-            if kept["kind"] not in ("saved", "save_failed") or (kept["step"], kept.get("generation", generation)) != (step, generation)
+            if kept["kind"] not in ("saved", "save_failed") or (kept["step"], kept["generation"]) != (step, generation)
         ]
 
     def _end_when_orphaned(self) -> None:
@@ -352,6 +366,8 @@ class Worker:
                 self._changed.wait()
             finish, load = self._finish, self._load_order
             self._load_order = None
+            if load is not None:
+                self._loading, self._loaded = load, None
         if finish:
             self._end()
         elif load is not None:
@@ -373,11 +389,14 @@ class Worker:
         except CheckpointCorrupt as error:
             if command["init_from"] is not None:
                 raise
-            self.say({"kind": "corrupt", "detail": str(error), "step": command["step"]})
+            with self._changed:
+                self._loaded = {"kind": "corrupt", "detail": str(error), "step": command["step"]}
+                self.say(self._loaded)
             return
         with self._changed:
             self._me.applies(Step(self._trainer.step))
-            self.say({"kind": "loaded", "step": self._trainer.step})
+            self._loaded = {"kind": "loaded", "step": self._trainer.step}
+            self.say(self._loaded)
 
     def _take_part(self) -> None:
         """One generation, from its state to its outcome."""
