@@ -653,7 +653,8 @@ class Membership:
     def _withdraw(self) -> list[Action]:
         proposal, self.proposal = self.proposal, None
         assert proposal is not None
-        return [Withdraw(proposal.formation.generation, tuple(worker for worker in proposal.everybody if worker in self.peers))]
+        withdraw = Withdraw(proposal.formation.generation, tuple(worker for worker in proposal.everybody if worker in self.peers))
+        return [withdraw, *(self._stop_before_training() if self.stopping and self.phase is Phase.ASSEMBLING else [])]
 
     def _formed(self, worker: WorkerId, generation: Generation, step: Step) -> list[Action]:
         proposal = self.proposal
@@ -751,8 +752,11 @@ class Membership:
             return []
         self.stopping = True
         if self.phase is Phase.ASSEMBLING and self.proposal is None:
-            return self._end(JobState.STOPPED, "stopped before training began", ExitCode.STOPPED)
+            return self._stop_before_training()
         return [Stop(tuple(self.peers)), *self._finish()]
+
+    def _stop_before_training(self) -> list[Action]:
+        return self._end(JobState.STOPPED, "stopped before training began", ExitCode.STOPPED)
 
     def _finish(self) -> list[Action]:
         """The end, if everybody has come to it."""
@@ -766,7 +770,8 @@ class Membership:
             self.held = True
             return self._end(JobState.STOPPED, "stopped on request", ExitCode.STOPPED) if self.stopping else []
         step, failure = self._unsaved
-        if step > self._saved and not living:
+        if step > self._saved and self._done:
+            self._save_again = True  # a part went with the member that had it; whoever is left has all of the state
             return self._recover("lost", failure)
         if step > self._saved:
             return self._end(JobState.FAILED, f"the last checkpoint could not be saved: {failure}", ExitCode.INFRASTRUCTURE)

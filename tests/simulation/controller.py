@@ -526,7 +526,11 @@ class Controller(Process):
             if self.writer_run.highest_term() > self.term:
                 self.post(self.fence)
                 return
-            self.writer_run.put_status(self.term, document)
+            try:
+                self.writer_run.put_status(self.term, document)
+            except StoreUnavailable:
+                if self.cluster.plain_run.status(self.term) is None:
+                    raise
             self.cluster.check.ended(self, end)
             self.post(self._ended)
 
