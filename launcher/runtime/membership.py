@@ -379,9 +379,11 @@ Action = Load | Prepare | Commit | Withdraw | Leave | Release | Stop | GiveUp | 
 class Membership:
     """One term's worker group. `handle` each event in turn and carry out what comes back, in order."""
 
-    def __init__(self, *, minimum: int, load: bool, checkpoint: Step | None = None, generation: Generation = NONE) -> None:
+    def __init__(
+        self, *, minimum: int, load: bool, checkpoint: Step | None = None, recorded: Step = Step(0), generation: Generation = NONE
+    ) -> None:
         """`load`: there is something to restore before training; `checkpoint`: the newest one's step, whether it is restored or
-        not; `generation`: the highest number that was ever used."""
+        not; `recorded`: the ledger's, where workers are adopted; `generation`: the highest number that was ever used."""
         self.phase = Phase.ASSEMBLING
         self.minimum = minimum
         self.peers: dict[WorkerId, Peer] = {}
@@ -405,7 +407,7 @@ class Membership:
         self._unsaved = (Step(0), "")
         """The newest checkpoint that failed, and why; it matters until one of that step or a later one is committed."""
         self._save_again = False
-        self._committed = Step(0)
+        self._committed = recorded
 
     # what is so
 
@@ -738,8 +740,8 @@ class Membership:
 
     def _reform(self) -> list[Action]:
         holders = [worker for worker in self._roster if worker in self.peers and self.peers[worker].applied is not None]
-        if not holders:
-            return [AllLost(self._why[1])]
+        if max((self._applied(worker) for worker in holders), default=-1) < max(self._committed, self._saved):
+            return [AllLost(self._why[1])]  # also where a newcomer holds what it loaded: that is behind what the run has
         self.phase = Phase.FORMING
         cause, reason = self._why
         hold = len(holders) < self.minimum and not self.stopping

@@ -147,7 +147,7 @@ class Controller(Process):
             self._begin(office.base_on_checkpoint(left, newest), newest, number)
             return
         self._base(office.base_on_workers(left, names), newest)
-        self.membership = Membership(minimum=self.cluster.minimum, load=False, checkpoint=newest.step if newest else None, generation=number)
+        self.membership = Membership(minimum=self.cluster.minimum, load=False, checkpoint=newest.step if newest else None, recorded=left.recorded, generation=number)
         for _, saves in self.found.values():
             for save in saves:
                 if self.saver.begins(save):
