@@ -89,6 +89,8 @@ class Controller:
         if inherit(self._run).ended(desired):
             return False
         self._term, self._left = self._claim()
+        if self._left.ended(desired):
+            return False
         self._generation = max(self._left.generation, self._left.status.generation if self._left.status is not None else 0)
         self._writer = StoreWriter(self._run.store.uri, self._writer_failed)
         self._board = StatusBoard(self._run, self._clock, spec)
@@ -213,6 +215,7 @@ class Controller:
             minimum=self._desired.workers.min,
             load=False,
             checkpoint=newest.step if newest is not None else None,
+            recorded=self._left.recorded,
             generation=self.group.number,
         )
         for step, generation in (save for hand in hands.values() for save in hand.facts["undecided"]):
@@ -241,6 +244,7 @@ class Controller:
         step = checkpoint.step if checkpoint is not None else None
         self.group = m.Membership(minimum=self._steering.bounds.min, load=load, checkpoint=step, generation=self.group.number)
         self._steering.dismiss(unusable)
+        self._tell(list(hands), {"kind": "term", "term": self._term})
         for hand in list(hands.values()):
             self.handle(m.Started(hand.worker))
             if hand.ready_since is not None:
@@ -370,7 +374,8 @@ class Controller:
                 steering.timeline = None
                 self._new_term(lambda info: True)
             case m.End():
-                self._end = action
+                if not self._deposed():
+                    self._end = action
 
     def _send(self, order: m.Prepare | m.Commit | m.Withdraw | m.Leave | m.Stop | m.Release) -> None:
         for worker, message in messages(order):

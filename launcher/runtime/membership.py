@@ -386,9 +386,11 @@ Action = Load | Prepare | Commit | Withdraw | Leave | Release | Stop | GiveUp | 
 class Membership:
     """One term's worker group. `handle` each event in turn and carry out what comes back, in order."""
 
-    def __init__(self, *, minimum: int, load: bool, checkpoint: Step | None = None, generation: Generation = NONE) -> None:
+    def __init__(
+        self, *, minimum: int, load: bool, checkpoint: Step | None = None, recorded: Step = Step(0), generation: Generation = NONE
+    ) -> None:
         """`load`: there is something to restore before training; `checkpoint`: the newest one's step, whether it is restored or
-        not; `generation`: the highest number that was ever used."""
+        not; `recorded`: the ledger's, where workers are adopted; `generation`: the highest number that was ever used."""
         self.phase = Phase.ASSEMBLING
         self.minimum = minimum
         self.peers: dict[WorkerId, Peer] = {}
@@ -412,7 +414,7 @@ class Membership:
         self._unsaved = (Step(0), "")
         """The newest checkpoint that failed, and why; it matters until one of that step or a later one is committed."""
         self._save_again = False
-        self._committed = Step(0)
+        self._committed = recorded
 
     # what is so
 
@@ -656,7 +658,8 @@ class Membership:
     def _withdraw(self) -> list[Action]:
         proposal, self.proposal = self.proposal, None
         assert proposal is not None
-        return [Withdraw(proposal.formation.generation, tuple(worker for worker in proposal.everybody if worker in self.peers))]
+        withdraw = Withdraw(proposal.formation.generation, tuple(worker for worker in proposal.everybody if worker in self.peers))
+        return [withdraw, *(self._stop_before_training() if self.stopping and self.phase is Phase.ASSEMBLING else [])]
 
     def _formed(self, worker: WorkerId, generation: Generation, step: Step) -> list[Action]:
         proposal = self.proposal
@@ -740,8 +743,8 @@ class Membership:
 
     def _reform(self) -> list[Action]:
         holders = [worker for worker in self._roster if worker in self.peers and self.peers[worker].applied is not None]
-        if not holders:
-            return [AllLost(self._why[1])]
+        if max((self._applied(worker) for worker in holders), default=-1) < max(self._committed, self._saved):
+            return [AllLost(self._why[1])]  # also where a newcomer holds what it loaded: that is behind what the run has
         self.phase = Phase.FORMING
         cause, reason = self._why
         hold = len(holders) < self.minimum and not self.stopping
@@ -754,8 +757,11 @@ class Membership:
             return []
         self.stopping = True
         if self.phase is Phase.ASSEMBLING and self.proposal is None:
-            return self._end(JobState.STOPPED, "stopped before training began", ExitCode.STOPPED)
+            return self._stop_before_training()
         return [Stop(tuple(self.peers)), *self._finish()]
+
+    def _stop_before_training(self) -> list[Action]:
+        return self._end(JobState.STOPPED, "stopped before training began", ExitCode.STOPPED)
 
     def _finish(self) -> list[Action]:
         """The end, if everybody has come to it."""
@@ -769,7 +775,8 @@ class Membership:
             self.held = True
             return self._end(JobState.STOPPED, "stopped on request", ExitCode.STOPPED) if self.stopping else []
         step, failure = self._unsaved
-        if step > self._saved and not living:
+        if step > self._saved and self._done:
+            self._save_again = True  # a part went with the member that had it; whoever is left has all of the state
             return self._recover("lost", failure)
         if step > self._saved:
             return self._end(JobState.FAILED, f"the last checkpoint could not be saved: {failure}", ExitCode.INFRASTRUCTURE)

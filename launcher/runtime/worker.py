@@ -79,6 +79,7 @@ class Worker:
         self._controller: tuple[tuple[str, int], bytes] | None = None
         self._term = self._born = 0
         """Of the controller it reports to, and of the first one."""
+        self._attachments = 0
         self._outbox: list[JsonObject] = []
         """Messages that a controller has to hear, also the next one: kept until it says that they are durable."""
         self.generation = 0
@@ -112,15 +113,17 @@ class Worker:
             if term <= self._term:
                 return {}
             self._term, self._born = term, self._born or term
+            self._attachments += 1
+            attachment = self._attachments
             if self._link is not None:
                 self._link.close()
             self._controller = ((host, port), bytes.fromhex(secret))
             self._link = LinkClient(
                 *self._controller,
                 self._id,
-                heard=lambda message: self._heard(term, message),
+                heard=lambda message: self._heard(attachment, message),
                 beat=self._beat,
-                lost=lambda: self._disconnected(term),
+                lost=lambda: self._disconnected(attachment),
             )
             self._connected.set()
             for message in self._outbox:
@@ -156,11 +159,13 @@ class Worker:
 
     # the link's threads
 
-    def _heard(self, term: int, message: Any) -> None:
+    def _heard(self, attachment: int, message: Any) -> None:
         with self._changed:
-            if term != self._term:
-                return
+            if attachment != self._attachments:
+                return  # of an earlier term's controller
             match message["kind"]:
+                case "term":
+                    self._term = max(self._term, message["term"])
                 case "prepare":
                     self._carry_out(self._me.prepare(p.Seat(message["generation"], message["rank"], message["world_size"])))
                 case "commit":
@@ -238,9 +243,9 @@ class Worker:
             "step_s": self._reporter.step_s,
         }
 
-    def _disconnected(self, term: int) -> None:
+    def _disconnected(self, attachment: int) -> None:
         with self._changed:
-            if self._term == term:
+            if self._attachments == attachment:
                 self._connected.clear()
 
     def say(self, message: JsonObject, *, keep: bool = False) -> None:

@@ -146,7 +146,7 @@ class Controller(Process):
             return
         self._base(office.base_on_workers(left, names), newest)
         self.membership = Membership(
-            minimum=self.cluster.minimum, load=False, checkpoint=newest.step if newest else None, generation=number
+            minimum=self.cluster.minimum, load=False, checkpoint=newest.step if newest else None, recorded=left.recorded, generation=number
         )
         for _, saves in self.found.values():
             for save in saves:
@@ -528,7 +528,11 @@ class Controller(Process):
             if self.writer_run.highest_term() > self.term:
                 self.post(self.fence)
                 return
-            self.writer_run.put_status(self.term, document)
+            try:
+                self.writer_run.put_status(self.term, document)
+            except StoreUnavailable:
+                if self.cluster.plain_run.status(self.term) is None:
+                    raise
             self.cluster.check.ended(self, end)
             self.post(self._ended)
 

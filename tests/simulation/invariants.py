@@ -205,6 +205,7 @@ class Checker:
             self.line = {step: state for step, state in self.line.items() if step <= base.start}
         self.fenced = set(self.cluster.workers) - keep
         self.based_term = term
+        self.committed_in.setdefault(term, base.adopted_step or 0)
         self.bases[term] = base
         self.chain = lineage(self.bases)
         self.look_at_store()
