@@ -220,7 +220,7 @@ class Controller:
         )
         for step, generation in (save for hand in hands.values() for save in hand.facts["undecided"]):
             save = Save(Step(step), Generation(generation))
-            if self._saver.begins(save):
+            if self._saver.take_over(save):
                 self.handle(m.SaveStarted(*save))
         actions = self.group.adopt(found)
         if self.group.current is not None:
@@ -311,6 +311,7 @@ class Controller:
         if self.group.stopping:
             self._tell(self.group.ranks, {"kind": "stop"})
         self._tell(self._steering.released, {"kind": "release"})
+        self._saver.abandon_overdue()
         if self._whole or self._accounts.progress.lacks_rows(self.group.committed, 2 * self._spec.config.trainer.log_every_steps):
             self._ask_for_records()
 
@@ -472,6 +473,8 @@ class Controller:
                 return
             self._steering.health.heard(worker, None, self._clock.monotonic())
         elif worker in self._steering.released:
+            if message is None:
+                self._saver.abandon_unfinished(f"worker {worker} ended before it had uploaded its part")
             if message is None or message["kind"] == "released":
                 self._steering.let_go(worker)
                 return

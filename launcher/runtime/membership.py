@@ -21,6 +21,7 @@ from launcher.spec.status import JobState
 
 NONE = Generation(0)
 """Before the first generation."""
+START = Step(0)
 ATTEMPTS = 3
 """So often the same survivors try to form a generation before the one that comes last is given up."""
 
@@ -387,7 +388,7 @@ class Membership:
     """One term's worker group. `handle` each event in turn and carry out what comes back, in order."""
 
     def __init__(
-        self, *, minimum: int, load: bool, checkpoint: Step | None = None, recorded: Step = Step(0), generation: Generation = NONE
+        self, *, minimum: int, load: bool, checkpoint: Step | None = None, recorded: Step = START, generation: Generation = NONE
     ) -> None:
         """`load`: there is something to restore before training; `checkpoint`: the newest one's step, whether it is restored or
         not; `recorded`: the ledger's, where workers are adopted; `generation`: the highest number that was ever used."""

@@ -20,6 +20,9 @@ from launcher.runtime.store_writer import StoreWriter
 from launcher.spec.job import JobSpec
 
 
+TAKEN_OVER_S = 60.0
+
+
 class Save(NamedTuple):
     """A checkpoint's parts all come from one generation."""
 
@@ -46,13 +49,16 @@ class Saver:
         self._parts: dict[Save, dict[int, CheckpointPart]] = {}
         """Of those that are not whole yet."""
         self._done: set[Save] = set()
+        self._committing: set[Save] = set()
         self._steps: set[Step] = set()
-        """Of which there is a checkpoint already, or is about to be."""
+        """Of which there is a checkpoint."""
+        self._taken_over: dict[Save, float] = {}
+        """Of those that were begun under an earlier controller: since when the missing parts are awaited."""
         self._newest: CheckpointInfo | None = None
         self._deletions: tuple[Term, Deletion] = (term, Deletion(run, term, clock))
 
     def done(self, save: Save) -> bool:
-        """Whether it is decided: whoever still speaks of it may forget it. A step that is saved already needs no second save."""
+        """Whether it is decided: whoever still speaks of it may forget it, and nobody before. A saved step needs no second save."""
         return save in self._done or save.step in self._steps
 
     def know(self, steps: Iterable[Step]) -> None:
@@ -61,9 +67,16 @@ class Saver:
 
     def begins(self, save: Save) -> bool:
         """Whether this is the first that is heard of it."""
-        if save in self._parts or self.done(save):
+        if save in self._parts or save in self._committing or self.done(save):
             return False
         self._parts[save] = {}
+        return True
+
+    def take_over(self, save: Save) -> bool:
+        """As `begins`, for one that was begun under an earlier controller: whoever has its missing parts may be gone."""
+        if not self.begins(save):
+            return False
+        self._taken_over[save] = self._clock.monotonic()
         return True
 
     def take(self, part: CheckpointPart) -> bool:
@@ -76,11 +89,13 @@ class Saver:
 
     def commit(self, save: Save) -> None:
         parts = list(self._parts.pop(save).values())
-        self._done.add(save)
-        self._steps.add(save.step)
+        self._committing.add(save)
         term, step = self.term, save.step
 
         def write() -> None:
+            if step in self._steps:
+                self._decide(save, "")
+                return
             try:
                 manifest = assemble(
                     parts,
@@ -92,16 +107,20 @@ class Saver:
                 self._require(chunk.digest for chunk in manifest.chunks)
                 committed = commit_manifest(self._run, manifest)
             except CheckpointAbandoned as error:
-                self._steps.discard(step)
-                self._decided(save, str(error))
+                self._decide(save, str(error))
                 return
             if not committed:
                 self._fenced()
                 return
             self._newest = CheckpointInfo(Step(step), term)
-            self._decided(save, "")
+            self._steps.add(step)
+            self._decide(save, "")
 
         self._writer.submit(write)
+
+    def _decide(self, save: Save, failure: str) -> None:
+        self._done.add(save)
+        self._decided(save, failure)
 
     def _require(self, digests: Iterable[str]) -> None:
         """Every chunk is there: a deletion may have taken one that was stored again while it was being deleted."""
@@ -117,13 +136,20 @@ class Saver:
     def abandon(self, save: Save, detail: str) -> None:
         """A part could not be written: this checkpoint will not be; the next boundary saves again."""
         if self._parts.pop(save, None) is not None:
-            self._done.add(save)
-            self._writer.submit(lambda: self._decided(save, detail))
+            self._taken_over.pop(save, None)
+            self._committing.add(save)
+            self._writer.submit(lambda: self._decide(save, detail))
 
     def abandon_unfinished(self, detail: str) -> None:
         """A rank of the generation that was saving is gone: what misses a part will never be whole."""
         for save in list(self._parts):
             self.abandon(save, detail)
+
+    def abandon_overdue(self) -> None:
+        """What was begun under an earlier controller, and whose parts do not come."""
+        for save, since in list(self._taken_over.items()):
+            if self._clock.monotonic() - since > TAKEN_OVER_S:
+                self.abandon(save, "a part that an earlier controller was to have does not come")
 
     def retain(self) -> None:
         """Let go of what retention does not keep, by the two phases."""
