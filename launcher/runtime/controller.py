@@ -22,7 +22,6 @@ from types import FrameType
 from typing import Any
 
 from launcher.checkpoint.catalog import CheckpointInfo
-from launcher.checkpoint.manifest import CheckpointPart
 from launcher.core.clock import Clock, SystemClock, timestamp
 from launcher.core.errors import BackendUnavailable, LauncherError, StoreUnavailable
 from launcher.core.exit_codes import ExitCode
@@ -33,8 +32,8 @@ from launcher.runtime import membership as m
 from launcher.runtime.accounts import Accounts
 from launcher.runtime.draining import NodeDrain, NodeDrains
 from launcher.runtime.entrypoint import FENCED
-from launcher.runtime.link import LinkEvent, LinkServer
-from launcher.runtime.link_store import Rendezvous
+from launcher.runtime.hearing import Hearing
+from launcher.runtime.link import LinkServer
 from launcher.runtime.log_tail import LogTail
 from launcher.runtime.office import Inheritance, adoptable, base_on_checkpoint, base_on_workers, claim_and_look, inherit
 from launcher.runtime.orders import messages
@@ -67,7 +66,7 @@ class Controller:
         self._run, self._state_folder, self._clock = run, state_folder, clock
         self._inbox: queue.SimpleQueue[Call] = queue.SimpleQueue()
         self._secret = secrets.token_bytes(32)
-        self._rendezvous = Rendezvous()
+        self._hearing: Hearing
         self._end: m.End | None = None
         self._generation = 0
         """The newest that was formed, for the record."""
@@ -75,7 +74,7 @@ class Controller:
         self._whole: list[Save] = []
         """Checkpoints with all parts, until the rows of their steps are there."""
         self._repeat_due = self._ledger_due = 0.0
-        self._first_seen = self._fenced = False
+        self._fenced = False
         self._serving = False
         """Whether there is a link, and there may be workers."""
         self._failure: LauncherError | None = None
@@ -110,7 +109,9 @@ class Controller:
             self._workers.connect(place)
             self._steering.gpu = self._workers.gpu
             self._link = LinkServer(
-                self._secret, lambda event: self._post(lambda: self._heard(event)), host=_address_towards(place.address)
+                self._secret,
+                lambda event: self._post(lambda: self._hearing.heard(event, self._clock.monotonic())),
+                host=_address_towards(place.address),
             )
             self._address = self._link.start()
         except LauncherError as error:
@@ -128,6 +129,7 @@ class Controller:
             fenced=lambda: self._post(self._fence),
             clock=self._clock,
         )
+        self._hearing = Hearing(self, self._steering, self._accounts, self._saver, self._board)
         self._serving = True
         if not self._adopt(self._find_workers()):
             self._start_from(self._newest())
@@ -206,8 +208,8 @@ class Controller:
             return False
         self._found(base_on_workers(self._left, (each.worker for each in found)))
         hands = self._steering.roster.hands
-        self._know_job(next(hands[each.worker].facts for each in found if each.ready))
-        self._first_seen = True
+        self._hearing.know_job(next(hands[each.worker].facts for each in found if each.ready))
+        self._hearing.first_seen = True
         self._accounts.begin_tracking()
         for hand in hands.values():
             self._follow(hand.worker, hand.facts, from_end=True)
@@ -382,6 +384,9 @@ class Controller:
         for worker, message in messages(order):
             self._link.send(worker, message)
 
+    def send(self, worker: WorkerId, message: JsonObject) -> None:
+        self._link.send(worker, message)
+
     def _tell(self, workers: Sequence[WorkerId], message: JsonObject) -> None:
         for worker in workers:
             self._link.send(worker, message)
@@ -407,7 +412,7 @@ class Controller:
             raise BackendUnavailable("the run to begin from has no checkpoint", where="checkpoint.init_from", given=f"{runs}/{run_id}")
         return {"runs": runs, "run_id": run_id, "step": left.checkpoints[0].step, "term": left.checkpoints[0].term}
 
-    # workers' processes
+    # processes
 
     def start_workers(self, count: int) -> list[WorkerId]:
         started = self._workers.start(count, joins=self.group.current is not None)
@@ -443,8 +448,10 @@ class Controller:
             if path and facts["node"] == socket.gethostname():
                 self._tail.follow(worker, stream, Path(path), from_end=from_end)
 
-    def _gone(self, worker: WorkerId) -> None:
-        """Its connection ended: the first notice of a death, or of another controller's taking over. Ray is asked for the cause, for the record."""
+    # what others say
+
+    def disconnected(self, worker: WorkerId) -> None:
+        """The first notice of a death, or of another controller's taking over. Ray is asked for the cause, for the record."""
         if self._deposed():
             return
         facts = self._steering.roster.hands[worker].facts
@@ -453,167 +460,14 @@ class Controller:
         where = f"{rank}pid {facts.get('pid')} on {facts.get('node')}"
         self._steering.lose(worker, f"worker {worker} ({where}) died: its connection ended", "lost")
 
-    def _deposed(self) -> bool:
-        """Before anything that others would feel at once: a controller that stood still may have been replaced meanwhile."""
-        with suppress(StoreUnavailable):
-            self._fenced = self._fenced or self._run.highest_term() > self._term
-        return self._fenced
-
     def _told_why(self, worker: WorkerId, why: str) -> None:
         if why and self._end is None:
             self.event("worker_died", worker=worker, detail=why)
-
-    # what is heard
-
-    def _heard(self, event: LinkEvent) -> None:
-        worker, message = event.worker, event.message
-        if worker in self._steering.roster:
-            if message is None:
-                self._gone(worker)
-                return
-            self._steering.health.heard(worker, None, self._clock.monotonic())
-        elif worker in self._steering.released:
-            if message is None:
-                self._saver.abandon_unfinished(f"worker {worker} ended before it had uploaded its part")
-            if message is None or message["kind"] == "released":
-                self._steering.let_go(worker)
-                return
-            if message["kind"] not in ("saved", "save_failed"):
-                return
-        else:
-            return
-        kind: Any = message["kind"]
-        handler = getattr(self, f"_on_{kind}", None)
-        if handler is not None:
-            handler(worker, message)
-
-    def _on_beat(self, worker: WorkerId, message: Any) -> None:
-        """A heartbeat says all that may have been lost on the way."""
-        self._steering.beat(worker, message)
-        generation = Generation(message["generation"])
-        if message["formed_at"] is not None:
-            self.handle(m.Formed(worker, generation, Step(message["formed_at"])))
-        if message["applied"] is not None:
-            self.handle(m.Applied(worker, generation, Step(message["applied"])))
-        if message["outcome"] is not None:
-            self.handle(m.Ended(worker, generation, m.Outcome(message["outcome"])))
-        if message["out"]:
-            self.handle(m.Left(worker, generation, message["applied"]))
-
-    def _on_first(self, worker: WorkerId, message: Any) -> None:
-        self._on_beat(worker, message)
-        self._steering.stepped(worker, message)
-        if not self._first_seen and self.group.committed > self._accounts.progress.start:
-            self._first_seen = True
-            self.event("first_step", at=message["time"])
-            self._board.due = 0.0
-            self._accounts.begin_tracking()
-
-    def _on_ready(self, worker: WorkerId, message: Any) -> None:
-        self._know_job(message)
-        facts = {key: message[key] for key in ("device", "threads", "fused", "fuse_reason", "import_s", "build_s")}
-        self.event("worker_ready", worker=worker, **facts)
-        self._steering.ready(worker)
-        self.handle(m.Ready(worker))
-
-    def _know_job(self, facts: Any) -> None:
-        self._board.device, self._board.total_steps, self._board.data_size = facts["device"], facts["total_steps"], facts["data_size"]
-
-    def _on_loaded(self, worker: WorkerId, message: Any) -> None:
-        self.handle(m.Loaded(worker, Step(message["step"])))
-        self._steering.soon()
-
-    def _on_corrupt(self, worker: WorkerId, message: Any) -> None:
-        if self._board.checkpoint is not None and message["step"] == self._board.checkpoint.step:
-            self.handle(m.Corrupt(worker, message["detail"]))
-
-    def _on_prepared(self, worker: WorkerId, message: Any) -> None:
-        self.handle(m.Prepared(worker, Generation(message["generation"])))
-
-    def _on_refused(self, worker: WorkerId, message: Any) -> None:
-        self.event("generation_refused", worker=worker, to_generation=message["generation"], detail=message["detail"])
-        self.handle(m.Refused(worker, Generation(message["generation"]), message["detail"]))
-
-    def _on_formed(self, worker: WorkerId, message: Any) -> None:
-        timeline = self._steering.timeline
-        if timeline is not None and message["generation"] == timeline.generation:
-            timeline.formed_by(worker, message)
-        self.handle(m.Formed(worker, Generation(message["generation"]), Step(message["step"])))
-
-    def _on_left(self, worker: WorkerId, message: Any) -> None:
-        self._steering.health.answered(worker)
-        self.handle(m.Left(worker, Generation(message["generation"]), message["applied"]))
-
-    def _on_broken(self, worker: WorkerId, message: Any) -> None:
-        self.event("collective_left", worker=worker, detail=message["detail"])
-
-    def _on_row(self, worker: WorkerId, message: Any) -> None:
-        self._accounts.progress.take(message)
-
-    def _on_evaluated(self, worker: WorkerId, message: Any) -> None:
-        if self._accounts.evaluated(message):
-            self.event("evaluated", at=message["step"], metrics=message["metrics"])
-            self._board.due = 0.0
-
-    def _on_saved(self, worker: WorkerId, message: Any) -> None:
-        """A part of a checkpoint, also of a worker that has left meanwhile."""
-        part = CheckpointPart.from_json(message["part"])
-        save = Save(part.step, part.generation)
-        if not self._begins(worker, save):
-            return
-        self.handle(m.Applied(worker, save.generation, save.step))
-        if self._saver.take(part):
-            self._whole.append(save)
-            self._commit()
-
-    def _on_save_failed(self, worker: WorkerId, message: Any) -> None:
-        save = Save(Step(message["step"]), Generation(message["generation"]))
-        if self._begins(worker, save):
-            self._saver.abandon(save, message["detail"])
-
-    def _commit(self) -> None:
-        """Steps that all hold count from now on; what a manifest rests on is durable before it."""
-        self._accounts.commit(self.group.committed)
-        for save in [save for save in self._whole if save.step <= self._accounts.progress.passed]:
-            self._whole.remove(save)
-            self._accounts.flush(ledger=True, durable=self._durable)
-            self._saver.commit(save)
-
-    def _begins(self, worker: WorkerId, save: Save) -> bool:
-        """False when it is decided already, which the worker has not heard then."""
-        if self._saver.done(save):
-            self._link.send(worker, {"kind": "checkpoint", "step": save.step, "generation": save.generation})
-            return False
-        if self._saver.begins(save):
-            self.handle(m.SaveStarted(save.step, save.generation))
-        return True
-
-    def _on_ended(self, worker: WorkerId, message: Any) -> None:
-        generation = Generation(message["generation"])
-        self.handle(m.Applied(worker, generation, Step(message["applied"])))
-        self.handle(m.Ended(worker, generation, m.Outcome(message["outcome"])))
-
-    def _on_error(self, worker: WorkerId, message: Any) -> None:
-        reason = str(message["reason"])
-        rank = self.group.ranks.index(worker) if worker in self.group.ranks else None
-        self.event("worker_error", worker=worker, rank=rank, at=message["step"], detail=reason.partition("\n")[0])
-        if self._board.checkpoint is not None and reason.startswith("the loss"):
-            reason += f"\n  last good checkpoint: step {self._board.checkpoint.step}"
-        self._steering.lose(worker, reason, "error", error=message)
-
-    def _on_draining(self, worker: WorkerId, message: Any) -> None:
-        self._steering.drain(self._steering.roster.hands[worker], float(message["deadline_s"]), str(message["detail"]))
 
     def _node_drains(self, drain: NodeDrain) -> None:
         deadline_s = drain.deadline_s if drain.deadline_s is not None else self._spec.config.elastic.drain_s
         for hand in self._steering.roster.on_node(drain.node_id):
             self._steering.drain(hand, deadline_s, drain.detail)
-
-    def _on_set(self, worker: WorkerId, message: JsonObject) -> None:
-        for receiver, answer in self._rendezvous.heard(worker, message):
-            self._link.send(receiver, answer)
-
-    _on_get = _on_set
 
     def _wished(self, wish: Desired) -> None:
         before, self._desired = self._desired, wish
@@ -626,6 +480,12 @@ class Controller:
 
     def _fence(self) -> None:
         self._fenced = True
+
+    def _deposed(self) -> bool:
+        """Before anything that others would feel at once: a controller that stood still may have been replaced meanwhile."""
+        with suppress(StoreUnavailable):
+            self._fenced = self._fenced or self._run.highest_term() > self._term
+        return self._fenced
 
     def _log(self, worker: WorkerId, stream: str, line: str) -> None:
         ranks = self.group.ranks
@@ -640,7 +500,19 @@ class Controller:
             }
         )
 
-    # what the store's writer says
+    # checkpoints
+
+    def parts_came(self, save: Save) -> None:
+        self._whole.append(save)
+        self._commit()
+
+    def _commit(self) -> None:
+        """Steps that all hold count from now on; what a manifest rests on is durable before it."""
+        self._accounts.commit(self.group.committed)
+        for save in [save for save in self._whole if save.step <= self._accounts.progress.passed]:
+            self._whole.remove(save)
+            self._accounts.flush(ledger=True, durable=self._durable)
+            self._saver.commit(save)
 
     def _writer_failed(self, error: LauncherError) -> None:
         """On the writer's thread."""

@@ -19,7 +19,6 @@ from launcher.core.types import Generation, Step, Term
 from launcher.runtime.store_writer import StoreWriter
 from launcher.spec.job import JobSpec
 
-
 TAKEN_OVER_S = 60.0
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from launcher.core.process import ProcessRef
 from tests.ray.test_main_job import assert_ledger_is_exact
 from tests.support.jobs import Project, kill
 
@@ -71,19 +70,6 @@ def test_elsewhere_a_dead_run_is_lost_within_a_lease(project: Project, tmp_path:
             left.unlink()
         ray.rmdir()
     assert project.status(run["run_id"])["state"] == "FAILED"
-
-
-def test_a_dead_worker_ends_the_job_with_a_clear_error_and_a_resumable_state(project: Project) -> None:
-    run = project.submit("workers=2", "trainer.steps=300")
-    before = project.wait_for(run["run_id"], lambda status: status["step"] >= 12)
-    kill(pids(before)[1])
-    ended = project.wait_for_end(run["run_id"])
-    assert (ended["state"], ended["exit_code"]) == ("FAILED", 1)
-    assert "rank 1" in ended["reason"]
-    assert str(pids(before)[1]) in ended["reason"]
-    assert not any(ProcessRef.of(pid).alive() for pid in pids(before)), "the survivors were let go"
-    resumed = project.json("resume", run["run_id"], f"trainer.steps={ended['step'] + 5}", "--runs", project.runs)
-    assert resumed["state"] == "SUCCEEDED"
 
 
 def test_a_damaged_chunk_is_noticed_and_the_checkpoint_before_is_used(project: Project) -> None:
