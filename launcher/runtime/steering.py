@@ -238,14 +238,16 @@ class Steering:
         self.timeline.formed(ranks, changed.step, now, hold=changed.hold)
         if changed.cause != "resize":
             self._changed_at = now
-        if changed.hold:
+        if self.timeline.complete:
             self.tell_change()
         self._board.due = 0.0
 
     def stepped(self, worker: WorkerId, message: Any) -> None:
         """A worker did its first step in a generation."""
-        if self.timeline is not None and self.timeline.stepped(worker, message["generation"], self._clock.monotonic()):
-            self.tell_change()
+        if self.timeline is not None:
+            self.timeline.stepped(worker, message["generation"], self._clock.monotonic())
+            if self.timeline.complete:
+                self.tell_change()
 
     def tell_change(self) -> None:
         """Say how long each part of the change took."""
