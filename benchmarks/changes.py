@@ -244,7 +244,9 @@ class Nodes:
             {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self._ray / "token"), "LAUNCHER_RAY_DIR": str(self._ray)}
         )
         log = self._sandbox.folder / f"node-{self._started}.log"
-        return RayNode(self._address, log, environment=environment, num_gpus=gpus, host=host)
+        node = RayNode(self._address, log, environment=environment, num_gpus=gpus, host=host)
+        node.wait()
+        return node
 
 
 def measure_on_nodes(sandbox: Sandbox, model: Model, cases: list[Case], n: int, found: dict[str, list[Measured]]) -> None:

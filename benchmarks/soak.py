@@ -32,6 +32,7 @@ MOST = 4
 PAUSE_S = 0.04
 STEPS_PER_S = 12
 """About what the slowed-down job does on the way, with fewer workers than the most now and then: sizes the run, no more."""
+START_S = 180.0
 SETTLE_S = 90.0
 OVERLAP = 0.2
 """How often the next thing happens before the last one is over."""
@@ -199,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     changes, minutes = (10, 2.0) if options.quick else (options.changes, options.minutes)
     steps = int(minutes * 60 * STEPS_PER_S)
-    limit_s = 3 * minutes * 60 + changes * 10
+    limit_s = START_S + 3 * minutes * 60 + changes * 10
     with Sandbox() as sandbox:
         ray = sandbox.ray_folder("s")
         began = time.monotonic()
