@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks import elastic_job
 from benchmarks.elastic_job import ElasticJob, TookTooLong
-from benchmarks.nodes import Host, NoNamespaces, RayNode, network
+from benchmarks.nodes import Host, NoNamespaces, RayNode, alive, network
 from benchmarks.pauses import median_step, pause_of_survivors
 from benchmarks.sandbox import CommandFailed, Sandbox
 
@@ -152,12 +152,14 @@ def measure_plain(job: ElasticJob, cases: list[Case], n: int, found: dict[str, l
                 "frozen": lambda pid: os.kill(pid, signal.SIGSTOP),
                 "drain": lambda pid: os.kill(pid, signal.SIGTERM),
             }
-            victim = job.pids()[number % case.begins]
-            found[case.name].append(measure(job, case, partial(act[case.name], victim)))
+            victim = next(member for member in job.status()["members"] if member["rank"] == number % case.begins)
+            pid = victim["pid"]
+            hurt = None if case.name in ("grow", "shrink") else victim["id"]
+            found[case.name].append(measure(job, case, partial(act[case.name], pid), hurt))
             log(f"{number + 1}/{n} {job.run_id} {case.name}: {found[case.name][-1].pause_s:.3f} s")
             if case.name == "frozen":
-                os.kill(victim, signal.SIGCONT)
-                gone(victim)
+                os.kill(pid, signal.SIGCONT)
+                gone(pid)
 
 
 def bring_to(job: ElasticJob, size: int) -> None:
@@ -169,21 +171,20 @@ def bring_to(job: ElasticJob, size: int) -> None:
 def gone(pid: int, patience_s: float = 30.0) -> None:
     """Wait until a process that was given up has ended. Raises TookTooLong."""
     deadline = time.monotonic() + patience_s
-    while Path(f"/proc/{pid}").exists():
+    while alive(pid):
         if time.monotonic() > deadline:
             raise TookTooLong(f"pid {pid} was given up, woke, and still lives after {patience_s:g} s")
         time.sleep(0.1)
 
 
-def measure(job: ElasticJob, case: Case, act: Callable[[], None]) -> Measured:
-    """One change: calm steps, the request or the fault, the first steps after it."""
+def measure(job: ElasticJob, case: Case, act: Callable[[], None], victim: str | None = None) -> Measured:
+    """One change: calm steps, the request or the fault, the first steps after it. `victim` is the id of the worker that is hurt."""
     time.sleep(CALM_S)
     before = job.status()
     members = set(job.pids().values())
     at = time.monotonic()
     act()
-    event = job.wait_for_change(case.ends, at, CHANGE_S)
-    job.wait_for_size(case.ends)
+    event = job.wait_for_change(case.ends, at, CHANGE_S, victim)
     time.sleep(AFTER_S)
     after = job.status()
     survivors = members & set(job.pids().values())
@@ -194,7 +195,7 @@ def measure(job: ElasticJob, case: Case, act: Callable[[], None]) -> Measured:
         case=case.name,
         pause_s=pause.pause_s,
         step_s=pause.step_s,
-        first_step_s=pause.resumed_at - at,
+        first_step_s=(event["at"] if case.planned else pause.resumed_at) - at,
         slowdown=slowdown(steps, survivors, at, event["at"], pause.step_s),
         steps_lost=after["steps_lost"] - before["steps_lost"],
         samples_repeated=after["samples_repeated"] - before["samples_repeated"],

@@ -131,7 +131,7 @@ class RayNode:
         known = {self._process.pid, *self.processes()}
         while time.monotonic() < deadline:
             known |= {child for pid in tuple(known) for child in descendants(pid)}
-            alive = [pid for pid in known if _alive(pid)]
+            alive = [pid for pid in known if alive(pid)]
             if not alive:
                 break
             for pid in alive:
@@ -157,7 +157,8 @@ def descendants(root: int) -> list[int]:
     return found
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Whether the process runs; what remains of one that nobody has waited for does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
     except OSError:

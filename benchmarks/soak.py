@@ -24,6 +24,7 @@ from typing import Any
 
 from benchmarks import elastic_job
 from benchmarks.elastic_job import ENDED, ElasticJob, TookTooLong
+from benchmarks.nodes import alive
 from benchmarks.report import Bar, Figure, counted, finish
 from benchmarks.runs import records
 from benchmarks.sandbox import CommandFailed, Sandbox
@@ -304,7 +305,7 @@ def ledger(job: ElasticJob, steps: int) -> list[Figure]:
 def leaks(sandbox: Sandbox, ray: Path, soak: Soak) -> list[Figure]:
     """Processes of the run that live on when it has ended; what a process gained in its life."""
     deadline = time.monotonic() + 30.0
-    while (left := [pid for pid in soak.job.seen | soak.processes.keys() if _lives(pid)]) and time.monotonic() < deadline:
+    while (left := [pid for pid in soak.job.seen | soak.processes.keys() if alive(pid)]) and time.monotonic() < deadline:
         time.sleep(0.5)
     sandbox.stop_ray(ray)
     while (marked := sandbox.marked()) and time.monotonic() < deadline + 30.0:
@@ -318,13 +319,6 @@ def leaks(sandbox: Sandbox, ray: Path, soak: Soak) -> list[Figure]:
         counted("soak: most memory that a process gained", "bytes", memory, Bar(MEMORY_BYTES, "at_most", "value")),
         counted("soak: most sockets that a process gained", "sockets", sockets, Bar(SOCKETS, "at_most", "value")),
     ]
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
-    except OSError:
-        return False
 
 
 def _log(text: str) -> None:
