@@ -196,7 +196,7 @@ def measure(job: ElasticJob, case: Case, act: Callable[[], None], victim: str | 
         pause_s=pause.pause_s,
         step_s=pause.step_s,
         first_step_s=(event["at"] if case.planned else pause.resumed_at) - at,
-        slowdown=slowdown(steps, survivors, at, event["at"], pause.step_s),
+        slowdown=slowdown(steps, survivors, at, event["at"], pause.step_s) if case.name == "grow" else 1.0,
         steps_lost=after["steps_lost"] - before["steps_lost"],
         samples_repeated=after["samples_repeated"] - before["samples_repeated"],
         event=event,

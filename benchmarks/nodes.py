@@ -131,10 +131,10 @@ class RayNode:
         known = {self._process.pid, *self.processes()}
         while time.monotonic() < deadline:
             known |= {child for pid in tuple(known) for child in descendants(pid)}
-            alive = [pid for pid in known if alive(pid)]
-            if not alive:
+            living = [pid for pid in known if alive(pid)]
+            if not living:
                 break
-            for pid in alive:
+            for pid in living:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             self._process.poll()

@@ -127,7 +127,14 @@ def _run_words(verb: str, before: Sequence[str], word: str) -> list[str]:
     if word.startswith("-"):
         command = launch.get_command(click.Context(launch), verb)
         return _starting([name for parameter in command.params for name in parameter.opts if name.startswith("-")] if command else [], word)
-    return _starting(_run_names(before), word)
+    return [] if verb == "resize" and _arguments(before) else _starting(_run_names(before), word)
+
+
+def _arguments(before: Sequence[str]) -> list[str]:
+    """Words that are neither options nor their values."""
+    return [
+        word for last, word in zip(["", *before], before, strict=False) if not word.startswith("-") and last not in ("--runs", *AFTER_FLAG)
+    ]
 
 
 def _run_names(before: Sequence[str]) -> list[str]:

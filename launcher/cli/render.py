@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from launcher.cli.timeline import fact, facts, number
 from launcher.core.types import JsonObject
+from launcher.jobs.changes import change_bar, change_sentence, crew
 from launcher.jobs.refs import RunRef, absolute_runs, default_runs
 from launcher.spec.status import JobState, RunStatus
 
@@ -28,8 +29,6 @@ COLOURS = {
     JobState.RESIZING: "cyan",
     JobState.RUNNING: "blue",
 }
-STAMP = ("time", "term", "generation", "step", "kind")
-"""When and where an event happened; the rest of the record are its facts."""
 _LABEL = 12
 
 
@@ -55,12 +54,6 @@ def duration(seconds: float) -> str:
     return f"{whole // 86400}d {whole % 86400 // 3600:02d}h"
 
 
-def number(value: float) -> str:
-    if not math.isfinite(value):
-        return str(value)
-    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
-
-
 def steps(status: RunStatus) -> str:
     return f"{status.step}/{status.total_steps}" if status.total_steps else str(status.step)
 
@@ -74,15 +67,6 @@ def measures(status: RunStatus) -> list[str]:
     if status.samples_per_s is not None:
         words.append(f"{number(status.samples_per_s)} samples/s")
     return words
-
-
-def crew(status: RunStatus) -> str:
-    """How many workers there are, of how many, and in which generation."""
-    bounds = status.workers
-    wanted = f"{bounds.target}" if bounds.min == bounds.max else f"{bounds.target} ({bounds.min}..{bounds.max})"
-    there = wanted if status.world_size == bounds.target == bounds.max == bounds.min else f"{status.world_size} of {wanted}"
-    words = f"{there} worker{'' if bounds.max == 1 else 's'}"
-    return f"{words}, generation {status.generation}" if status.generation else words
 
 
 def progress_line(status: RunStatus, eta_s: float | None = None) -> str:
@@ -102,10 +86,9 @@ def progress_line(status: RunStatus, eta_s: float | None = None) -> str:
 
 
 def event_line(record: JsonObject) -> str:
-    """time, where it happened and what: facts as key=value."""
-    said = " ".join(f"{key}={_fact(value)}" for key, value in record.items() if key not in STAMP)
+    """time, where it happened and what."""
     place = f"[term {record.get('term', '?')} generation {record.get('generation', '?')} step {record.get('step', '?')}]"
-    return f"{clock_time(str(record.get('time', '')))}  {click.style(place, dim=True)}  {record.get('kind', '?')}  {said}".rstrip()
+    return f"{clock_time(str(record.get('time', '')))}  {click.style(place, dim=True)}  {record.get('kind', '?')}  {facts(record)}".rstrip()
 
 
 def log_line(record: JsonObject) -> str:
@@ -152,6 +135,7 @@ def status_text(status: RunStatus, ref: RunRef) -> str:
     """All of one run's status for a person."""
     rows: list[tuple[str, str]] = [("run", ref.run_id)] if ref.run_id != ref.name else []
     rows += [("steps", steps(status) + (f", {status.epoch:.2f} epochs" if status.epoch else "")), ("workers", crew(status))]
+    rows += _group(status)
     rows += _figures(status)
     if status.steps_lost or status.samples_repeated:
         rows.append(("repeated", f"{status.steps_lost} steps lost, {status.samples_repeated} samples taken again"))
@@ -160,7 +144,7 @@ def status_text(status: RunStatus, ref: RunRef) -> str:
         for label, moment in (("submitted", status.submitted_at), ("started", status.started_at), ("ended", status.ended_at))
         if moment
     ]
-    rows += [("member", " ".join(f"{key}={_fact(value)}" for key, value in member.items())) for member in status.members]
+    rows += [("member", " ".join(f"{key}={fact(value)}" for key, value in member.items())) for member in status.members]
     if status.device:
         rows.append(("device", status.device))
     if status.dashboard:
@@ -241,6 +225,18 @@ def _figures(status: RunStatus) -> list[tuple[str, str]]:
     return rows
 
 
+def _group(status: RunStatus) -> list[tuple[str, str]]:
+    """What there is to say of the group beyond its size."""
+    rows = [("draining", ", ".join(status.draining))] if status.draining else []
+    rows += [("slow", f"{', '.join(status.stragglers)}: much slower than the others")] if status.stragglers else []
+    if status.last_change is None:
+        return rows
+    rows.append(("last change", change_sentence(status.last_change)))
+    bar = change_bar(status.last_change)
+    rows += [("", bar)] if bar else []
+    return [*rows, ("changes", str(status.changes))]
+
+
 def _places(status: RunStatus, ref: RunRef) -> list[tuple[str, str]]:
     rows = [("checkpoint", f"step {status.checkpoint.step}  {status.checkpoint.uri}")] if status.checkpoint else []
     return [*rows, ("logs", command("logs", ref)), ("record", ref.uri)]
@@ -252,16 +248,6 @@ def _rows(rows: Iterable[tuple[str, str]]) -> list[str]:
 
 def _indented(text: str) -> str:
     return "\n".join(f"  {line}" for line in text.splitlines())
-
-
-def _fact(value: Any) -> str:
-    if isinstance(value, float):
-        return number(value)
-    if isinstance(value, dict):
-        return "{" + " ".join(f"{key}={_fact(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + " ".join(_fact(item) for item in value) + "]"
-    return str(value)
 
 
 def _moment(text: str) -> datetime | None:

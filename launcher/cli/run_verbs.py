@@ -1,4 +1,4 @@
-"""The verbs about runs that exist: ls, status, logs, events, stop, resume, dashboard.
+"""The verbs about runs that exist: ls, status, logs, events, resize, stop, resume, dashboard.
 
 `-o json` prints one JSON value on stdout, and one object a line for logs and events, whose end may never come. The
 exit code of `status` says whether the question could be answered, not how the run fares: that is in its exit_code.
@@ -19,9 +19,13 @@ import click
 from launcher import jobs
 from launcher.cli import render
 from launcher.cli.screen import colour_wanted
+from launcher.core.errors import UsageError
+from launcher.core.exit_codes import ExitCode
 from launcher.core.types import JsonObject
+from launcher.jobs.changes import change_sentence, crew, size_words
 from launcher.jobs.refs import RunRef
-from launcher.spec.status import RunStatus
+from launcher.jobs.resizing import SizeWish, Waited
+from launcher.spec.status import JobState, RunStatus, exit_code_of
 
 _AGES = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -85,6 +89,34 @@ def events(run: str, follow: bool, runs: str, output: str) -> None:
     """Print the timeline of RUN."""
     ref = jobs.find(run, runs)
     _stream(jobs.events(ref, follow=follow), output, render.event_line)
+
+
+@click.command()
+@click.argument("run")
+@click.argument("size", required=False, metavar="SIZE")
+@click.option("--no-wait", is_flag=True, help="Do not wait until it has that size.")
+@_options
+def resize(run: str, size: str | None, no_wait: bool, runs: str, output: str) -> int:
+    """Change how many workers RUN has: SIZE 3 within its bounds, SIZE 2..6 the bounds, with 6 wanted.
+
+    It waits until the run has that size, or says what it waits for; ending the wait leaves the wish in place.
+    """
+    ref = jobs.find(run, runs)
+    if size is None:
+        raise UsageError(
+            "it does not say how many workers",
+            where=ref.uri,
+            expected="a number within the bounds such as 3, or bounds such as 2..6",
+            next=f"`launch status {ref.name}` shows what it has",
+        )
+    wish = jobs.resize(ref, size)
+    asked = f"{ref.name} is asked for {size_words(wish.workers)}"
+    asked += f" instead of {size_words(wish.before)}" if wish.changed else " already: nothing new was written"
+    if no_wait:
+        _show_resized(asked, jobs.status(ref), output)
+        return ExitCode.SUCCEEDED
+    click.echo(f"{asked}; waiting", err=True)
+    return _wait_for_size(ref, wish, output)
 
 
 @click.command()
@@ -158,6 +190,43 @@ def run_names(incomplete: str, runs: str) -> list[str]:
         return []
     names = [key.removeprefix(f"{NAMES}/").removesuffix(".json") for key in keys]
     return [name for name in names if name.startswith(incomplete)]
+
+
+def _wait_for_size(ref: RunRef, wish: SizeWish, output: str) -> int:
+    """The exit code: 0 also where the size is still to come, else that of the run's end, 4 where nobody lives to fulfil the wish."""
+    waited: Waited | None = None
+    try:
+        for look in jobs.follow_resize(ref, wish):
+            waited = look
+    except KeyboardInterrupt:
+        stays = f"the wish stays: {ref.name} is asked for {size_words(wish.workers)}; {render.command('status', ref)} shows how it fares"
+        click.echo(f"\n{stays}", err=True)
+        if output == "json" and waited is not None:
+            _json(waited.status.to_json())
+        return ExitCode.INTERRUPTED
+    assert waited is not None  # a wait looks once at least
+    status, why = waited.status, waited.why
+    if not why:
+        said = f"{ref.name} has {crew(status)}"
+        change = status.last_change
+        if change is not None and change.get("generation") == status.generation and wish.before.target != wish.workers.target:
+            said += f"\n  {change_sentence(change)}"
+    else:
+        said = f"{ref.name}: {why}"
+    _show_resized(said, status, output)
+    if status.state is JobState.LOST:
+        return ExitCode.INFRASTRUCTURE
+    if not status.state.terminal:
+        return ExitCode.SUCCEEDED
+    return status.exit_code if status.exit_code is not None else exit_code_of(status.state)
+
+
+def _show_resized(said: str, status: RunStatus, output: str) -> None:
+    if output == "json":
+        click.echo(said, err=True)
+        _json(status.to_json())
+    else:
+        _echo(said)
 
 
 def _show(status: RunStatus, ref: RunRef, output: str) -> None:

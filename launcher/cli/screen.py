@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 import click
 
-from launcher.cli.render import crew, measures, progress_line, state_word, steps
+from launcher.cli.render import measures, progress_line, state_word, steps
 from launcher.core.clock import Clock
+from launcher.jobs.changes import crew
 from launcher.spec.status import JobState, RunStatus
 
 if TYPE_CHECKING:
@@ -68,13 +69,13 @@ class Screen(Protocol):
 
 
 class PlainScreen:
-    """A line at a change of state, and about every 5 s or 10 % while steps are done."""
+    """A line at a change of state or of the group, and about every 5 s or 10 % while steps are done."""
 
     def __init__(self, stream: TextIO, clock: Clock) -> None:
         self._stream = stream
         self._clock = clock
         self._pace = Pace(clock)
-        self._shown: tuple[JobState, str, int] | None = None
+        self._shown: tuple[JobState, str, str, int] | None = None
         self._at = 0.0
 
     def line(self, text: str) -> None:
@@ -84,13 +85,13 @@ class PlainScreen:
         eta_s = self._pace.eta_s(status)
         if status.state.terminal or not self._due(status):
             return
-        self._shown, self._at = (status.state, status.reason, status.step), self._clock.monotonic()
+        self._shown, self._at = (*_circumstances(status), status.step), self._clock.monotonic()
         self.line(progress_line(status, eta_s))
 
     def _due(self, status: RunStatus) -> bool:
-        if self._shown is None or self._shown[:2] != (status.state, status.reason):
+        if self._shown is None or self._shown[:-1] != _circumstances(status):
             return True
-        done = status.step - self._shown[2]
+        done = status.step - self._shown[-1]
         if done == 0:
             return False
         share = done / status.total_steps if status.total_steps else 0.0
@@ -150,6 +151,11 @@ class LiveScreen:
 
     def close(self) -> None:
         self._live.stop()
+
+
+def _circumstances(status: RunStatus) -> tuple[JobState, str, str]:
+    """A line is due when these change."""
+    return status.state, status.reason, crew(status) if status.world_size else ""
 
 
 def open_screen(stream: TextIO, clock: Clock) -> Screen:

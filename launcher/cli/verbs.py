@@ -11,6 +11,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "status": ("launcher.cli.run_verbs:status", "Show the state of a run."),
     "logs": ("launcher.cli.run_verbs:logs", "Show what the workers of a run wrote."),
     "events": ("launcher.cli.run_verbs:events", "Show what happened in a run, in order."),
+    "resize": ("launcher.cli.run_verbs:resize", "Change how many workers a run has, or may have."),
     "stop": ("launcher.cli.run_verbs:stop", "Save a checkpoint and end a run."),
     "resume": ("launcher.cli.run_verbs:resume", "Go on with a run that ended, also for longer."),
     "dashboard": ("launcher.cli.run_verbs:dashboard", "Show where a run's Ray dashboard is."),

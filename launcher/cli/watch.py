@@ -20,8 +20,8 @@ from launcher.jobs.refs import RunRef
 from launcher.spec.status import RunStatus, exit_code_of
 
 Output = Literal["text", "json"]
-QUIET_KINDS = frozenset({"steps"})
-"""Events that progress shows already."""
+QUIET_KINDS = frozenset({"steps", "generation_prepared", "generation_committed"})
+"""Events that progress, or the event of the change that they lead to, shows already."""
 _PATIENCE = 20
 
 

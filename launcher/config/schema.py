@@ -49,10 +49,10 @@ class TrainerConfig:
 @dataclass(frozen=True, kw_only=True)
 class ElasticConfig:
     exact: bool = False
-    """Bitwise the same parameters whatever the world size. Not there yet: refused."""
+    """Bitwise the same parameters whatever the world size and its changes, on equal devices; one shard at a time, so it has a price."""
     horizon_s: float = 600.0
     """Growing, where nobody asked for it, must pay for its pause within so many seconds of training."""
-    cooldown_s: float = 30.0
+    cooldown_s: float = 10.0
     """Between two changes of the group that nobody asked for; a lost or draining worker does not wait for it."""
     capacity_timeout_s: float = 1800.0
     """How long to wait, below workers.min, for capacity to come back before the run fails."""
@@ -73,7 +73,7 @@ class ResourcesConfig:
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: CUDA where the worker has it, else the CPU."""
     threads: int | None = None
-    """CPU threads of one worker; null: the cores of the machine shared among workers.max."""
+    """CPU threads of one worker; null: the cores of the machine shared among workers.max, with elastic.exact one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,8 +136,13 @@ class JobConfig:
         self._check_amounts()
         self._check_batch()
         self._check_workers()
-        if self.elastic.exact:
-            raise ConfigError("exact mode does not exist yet", where="elastic.exact", given="true", expected="false")
+        if self.elastic.exact and self.trainer.fuse == "on":
+            raise ConfigError(
+                "exact mode computes one shard at a time",
+                where="trainer.fuse",
+                given="on, with elastic.exact=true",
+                expected="auto or off, or elastic.exact=false",
+            )
         if self.resources.device == "cuda" and self.gpu == 0:
             raise ConfigError(
                 "workers on CUDA need a GPU", where="gpu", given="0 with resources.device=cuda", expected="gpu=1, or resources.device=cpu"
@@ -210,7 +215,7 @@ class JobConfig:
             )
         if bounds.max > self.shards:
             batch, micro = self.trainer.global_batch_size, self.trainer.micro_batch_size
-            wanted = max((size for size in range(1, batch + 1) if batch % size == 0 and batch // size >= bounds.max), default=None)
+            wanted = self.micro_batch_size_for(bounds.max)
             way_out = (
                 f"trainer.micro_batch_size={wanted} or smaller, or a larger trainer.global_batch_size"
                 if wanted
@@ -228,6 +233,17 @@ class JobConfig:
     def shards(self) -> int:
         """V: the number of logical shards that the batch of a step is cut into."""
         return self.trainer.global_batch_size // self.trainer.micro_batch_size
+
+    def micro_batch_size_for(self, workers: int) -> int | None:
+        """The largest micro_batch_size that gives each of so many workers a shard of this batch; None where none does."""
+        batch = self.trainer.global_batch_size
+        return max((size for size in range(1, batch + 1) if batch % size == 0 and batch // size >= workers), default=None)
+
+    def threads(self, cores: int) -> int:
+        """CPU threads of one worker on a machine with so many cores; in exact mode never a function of the machine."""
+        if self.resources.threads is not None:
+            return self.resources.threads
+        return 1 if self.elastic.exact else max(1, cores // self.workers.max)
 
     @property
     def fused_shards(self) -> int:

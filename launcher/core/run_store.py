@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 from launcher.core.errors import StoreDamaged
 from launcher.core.store import KeyMissing, ObjectStore
-from launcher.core.types import JsonObject, RunId, Step, Term
+from launcher.core.types import JsonObject, RunId, Step, Term, WorkerId
 
 STATUS_INTERVAL_S = 2.0
 LEASE_S = 10.0
@@ -67,6 +67,8 @@ class TermBase:
     from_term: Term | None
     checkpoint_step: Step | None
     adopted_step: Step | None
+    workers: tuple[WorkerId, ...] = ()
+    """The living workers that the term takes over. Whoever else holds a state from an earlier term was given up by then."""
 
     @property
     def start(self) -> Step:
@@ -212,6 +214,7 @@ class RunStore:
                     from_term=document["from_term"],
                     checkpoint_step=document["checkpoint_step"],
                     adopted_step=document["adopted_step"],
+                    workers=tuple(document.get("workers", ())),
                 )
         return Term(highest), bases
 
@@ -238,7 +241,7 @@ class RunStore:
 
         False when the term has another base.
         """
-        document = asdict(base)
+        document = {**asdict(base), "workers": list(base.workers)}
         path = f"terms/{padded(term)}-base.json"
         return self.claim(path, document) or document.items() <= (self.read(path) or {}).items()
 

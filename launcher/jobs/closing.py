@@ -52,6 +52,9 @@ def _final(
         term=term,
         step=step,
         members=(),
+        waiting_for="",
+        draining=(),
+        stragglers=(),
         dashboard="",
         submitted_at=written.submitted_at or snapshot.desired.at,
         # nobody saw the end: the last sign of life is nearer to it than now

@@ -10,7 +10,7 @@ from launcher.config.parse import TARGET
 from launcher.config.schema import JobConfig
 from launcher.core.clock import Clock, SystemClock, timestamp
 from launcher.core.errors import CapacityError, ConfigError, LauncherError, RunStateError, StoreDamaged
-from launcher.core.run_store import Desired, RunStore, encode
+from launcher.core.run_store import Desired, RunStore, WorkerBounds, encode
 from launcher.core.store import KeyMissing
 from launcher.jobs.closing import close
 from launcher.jobs.observe import Seen, backend_of, observe
@@ -46,24 +46,25 @@ def resume(ref: RunRef, overrides: Sequence[str] = (), *, clock: Clock | None = 
     run = ref.open()
     if not seen.status.state.terminal and seen.status.state is not JobState.LOST:
         raise _running(ref, seen.status)
-    spec = _spec_in_force(run, seen.snapshot.desired)
+    spec = spec_in_force(run, seen.snapshot.desired)
     submitted, config = spec.config, _changed(spec.config, overrides)
     refuse_change(submitted, config)
     if seen.status.state is JobState.SUCCEEDED:
         refuse_done(ref, seen.status, submitted, config)
     backend = backend_of(run)
-    placement = backend.place(replace(spec, config=config))
+    asked = config.workers != submitted.workers or _names_workers(overrides)
+    needed = config.workers if asked else seen.snapshot.desired.workers
+    placement = backend.place(replace(spec, config=_at_least(config, needed)))
     if not placement.fits:
         raise CapacityError("the job does not fit", where=placement.where, expected=placement.reason)
     seen = _closed_if_lost(ref, run, seen, clock)
     if config != submitted:
         spec = _next_spec(run, replace(spec, config=config))
-    workers = config.workers if config.workers != submitted.workers else seen.snapshot.desired.workers  # a resize may have changed them
     wanted = Desired(
         revision=seen.snapshot.desired.revision + 1,
         state="running",
         spec=spec.number,
-        workers=workers,
+        workers=config.workers if asked else seen.snapshot.desired.workers,  # a resize may have changed them
         by=person(),
         at=timestamp(clock.now()),
         resumes=seen.snapshot.visible,
@@ -132,7 +133,20 @@ def _changed(config: JobConfig, overrides: Sequence[str]) -> JobConfig:
     return apply_overrides(config, overrides)
 
 
-def _spec_in_force(run: RunStore, desired: Desired) -> JobSpec:
+def _names_workers(overrides: Sequence[str]) -> bool:
+    from launcher.config.overrides import read_word
+
+    return any(word.key.partition(".")[0] == "workers" for word in map(read_word, overrides) if word is not None)
+
+
+def _at_least(config: JobConfig, bounds: WorkerBounds) -> JobConfig:
+    """The configuration with the lower bound that a resize left, which is what has to fit now; all else stays as the spec has it."""
+    least = min(bounds.min, config.workers.max)
+    return replace(config, workers=replace(config.workers, min=least, target=max(least, config.workers.target)))
+
+
+def spec_in_force(run: RunStore, desired: Desired) -> JobSpec:
+    """The spec that a wish names. Raises StoreDamaged when it is missing."""
     document = run.spec(desired.spec)
     if document is None:
         raise StoreDamaged(f"the record of this run is not whole: spec-{desired.spec}.json is missing", where=run.uri)

@@ -1,7 +1,7 @@
-"""The controller of one run: observe, decide, act. It is the only place that acts, and it never touches a tensor.
+"""The controller of one run: it takes office, hears, decides and acts. It is the only place that acts, and it never touches a tensor.
 
-Everything that happens comes through one queue: the link's messages, what Ray says, wishes, the writer's answers. The
-worker group's life is decided by membership.decide; what is committed is shown, what is not is kept back.
+Everything that happens comes through one queue: the link's messages, what Ray says, wishes, the writer's answers. What follows is
+decided elsewhere: membership.py is the protocol, steering.py says who comes and goes. What is committed is shown, what is not is kept back.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -23,34 +24,36 @@ from typing import Any
 from launcher.checkpoint.catalog import CheckpointInfo
 from launcher.checkpoint.manifest import CheckpointPart
 from launcher.core.clock import Clock, SystemClock, timestamp
-from launcher.core.errors import BackendUnavailable, LauncherError
+from launcher.core.errors import BackendUnavailable, LauncherError, StoreUnavailable
 from launcher.core.exit_codes import ExitCode
-from launcher.core.run_store import LEASE_S, STATUS_INTERVAL_S, Desired, RunStore, TermBase
-from launcher.core.store import is_local, local_path, open_store
-from launcher.core.types import Generation, JsonObject, RunId, Step, WorkerId
+from launcher.core.run_store import LEASE_S, Desired, RunStore, TermBase
+from launcher.core.store import open_store
+from launcher.core.types import Generation, JsonObject, RunId, Step, Term, WorkerId
 from launcher.runtime import membership as m
+from launcher.runtime.accounts import Accounts
+from launcher.runtime.draining import NodeDrain, NodeDrains
 from launcher.runtime.entrypoint import FENCED
 from launcher.runtime.link import LinkEvent, LinkServer
 from launcher.runtime.link_store import Rendezvous
 from launcher.runtime.log_tail import LogTail
-from launcher.runtime.office import base_on_checkpoint, base_on_workers, inherit, whole_group
-from launcher.runtime.progress import Progress
-from launcher.runtime.ray_metrics import RayMetrics
-from launcher.runtime.recorder import Recorder
-from launcher.runtime.saver import Saver
+from launcher.runtime.office import Inheritance, adoptable, base_on_checkpoint, base_on_workers, claim_and_look, inherit
+from launcher.runtime.orders import messages
+from launcher.runtime.saver import Save, Saver
+from launcher.runtime.status_board import StatusBoard
+from launcher.runtime.steering import Steering
 from launcher.runtime.store_writer import StoreWriter
 from launcher.runtime.watcher import Watcher
 from launcher.runtime.worker_group import WorkerGroup, wait_for_ray
 from launcher.spec.job import JobSpec
-from launcher.spec.status import CheckpointRef, JobState, RunStatus
-from launcher.tracking.sinks import Tracker, open_tracker
+from launcher.spec.status import JobState
 
 TICK_S = 0.1
+REPEAT_S = 1.0
+"""Orders that were not answered are said again after so long."""
+PREPARE_TIMEOUT_S = 10.0
 LEDGER_INTERVAL_S = 10.0
-SILENT_S = 20.0
-BLAME_S = 5.0
-"""After a worker had to leave its collective: how long to wait for news of the one that caused it."""
-ATTACH_TIMEOUT_S = 15.0
+ATTACH_TIMEOUT_S = 4.0
+"""A worker that does not answer a new controller for so long is given up."""
 
 Call = Callable[[], None]
 
@@ -64,26 +67,18 @@ class Controller:
         self._run, self._state_folder, self._clock = run, state_folder, clock
         self._inbox: queue.SimpleQueue[Call] = queue.SimpleQueue()
         self._secret = secrets.token_bytes(32)
-        self._heard_at: dict[WorkerId, float] = {}
-        self._facts: dict[WorkerId, JsonObject] = {}
-        self._broken: dict[WorkerId, tuple[float, str]] = {}
         self._rendezvous = Rendezvous()
-        self._job_state = JobState.STARTING
-        self._reason = "starting Ray"
         self._end: m.End | None = None
-        self._status_sequence = 0
-        self._status_due = 0.0
-        self._ledger_due = 0.0
-        self._device = ""
-        self._dashboard = ""
-        self._total_steps: int | None = None
-        self._data_size = 0
-        self._first_seen = False
-        self._fenced = False
+        self._generation = 0
+        """The newest that was formed, for the record."""
+        self._prepared: tuple[Generation, float] | None = None
+        self._whole: list[Save] = []
+        """Checkpoints with all parts, until the rows of their steps are there."""
+        self._repeat_due = self._ledger_due = 0.0
+        self._first_seen = self._fenced = False
         self._serving = False
         """Whether there is a link, and there may be workers."""
         self._failure: LauncherError | None = None
-        self._tracker: Tracker | None = None
 
     # taking office
 
@@ -93,45 +88,48 @@ class Controller:
         self._desired, self._spec = desired, spec
         if inherit(self._run).ended(desired):
             return False
-        self._term = self._run.claim_term(f"{socket.gethostname()}:{os.getpid()}", timestamp(self._clock.now()))
-        self._left = inherit(self._run)
+        self._term, self._left = self._claim()
+        if self._left.ended(desired):
+            return False
+        self._generation = max(self._left.generation, self._left.status.generation if self._left.status is not None else 0)
         self._writer = StoreWriter(self._run.store.uri, self._writer_failed)
-        self._recorder = Recorder(self._run, self._term, self._writer, self._clock)
+        self._board = StatusBoard(self._run, self._clock, spec)
+        self._board.inherit(self._left)
+        self._accounts = Accounts(self._run, spec, self._writer, self._clock, self._state_folder)
+        self._steering = Steering(self, spec, desired.workers, self._board, self._clock)
         self._watcher = Watcher(
             self._run, self._term, wished=lambda wish: self._post(lambda: self._wished(wish)), fenced=lambda: self._post(self._fence)
         )
-        self._group = m.assemble([], checkpoint=None, load=False)
-        self._progress = Progress.after(self._left, Step(0), spec)
+        self.group = m.Membership(minimum=desired.workers.min, load=False, generation=Generation(self._generation))
         self._workers = WorkerGroup(spec, self._run.store.uri, self._run.run_id, self._state_folder / "code")
         if desired.state == "stopped":
-            self._found(base_on_checkpoint(self._left, self._newest()))
-            self._act((m.End(JobState.STOPPED, "stopped before training began", ExitCode.STOPPED),))
-            return True
+            return self._end_at_once(JobState.STOPPED, "stopped before training began", ExitCode.STOPPED)
         try:
             place = wait_for_ray(self._state_folder / "ray.json", self._state_folder / "error.txt")
-            self._dashboard = place.dashboard
+            self._board.dashboard = place.dashboard
             self._workers.connect(place)
+            self._steering.gpu = self._workers.gpu
             self._link = LinkServer(
                 self._secret, lambda event: self._post(lambda: self._heard(event)), host=_address_towards(place.address)
             )
             self._address = self._link.start()
-        except (LauncherError, OSError) as error:
-            self._found(base_on_checkpoint(self._left, self._newest()))
-            reason = str(error) if isinstance(error, LauncherError) else f"the controller cannot listen for its workers: {error}"
-            self._act((m.End(JobState.FAILED, reason, ExitCode.INFRASTRUCTURE),))
-            return True
+        except LauncherError as error:
+            return self._end_at_once(JobState.FAILED, str(error), ExitCode.INFRASTRUCTURE)
+        except OSError as error:
+            return self._end_at_once(JobState.FAILED, f"the controller cannot listen for its workers: {error}", ExitCode.INFRASTRUCTURE)
         self._tail = LogTail(lambda worker, stream, line: self._post(lambda: self._log(worker, stream, line)))
+        self._drains = NodeDrains(lambda drain: self._post(lambda: self._node_drains(drain)))
         self._saver = Saver(
             self._run,
             self._term,
             self._writer,
             spec,
-            decided=lambda step, failure: self._post(lambda: self._save_decided(step, failure)),
+            decided=lambda save, failure: self._post(lambda: self._save_decided(save, failure)),
             fenced=lambda: self._post(self._fence),
             clock=self._clock,
         )
         self._serving = True
-        if not self._adopt():
+        if not self._adopt(self._find_workers()):
             self._start_from(self._newest())
         return True
 
@@ -142,76 +140,124 @@ class Controller:
             raise BackendUnavailable("the run has no spec", where=self._run.uri, next="submit it again")
         return desired, JobSpec.from_json(document)
 
+    def _claim(self) -> tuple[Term, Inheritance]:
+        return claim_and_look(self._run, f"{socket.gethostname()}:{os.getpid()}", timestamp(self._clock.now()))
+
     def _newest(self) -> CheckpointInfo | None:
         return next(iter(self._left.checkpoints), None)
+
+    def _end_at_once(self, state: JobState, reason: str, exit_code: ExitCode) -> bool:
+        self._found(base_on_checkpoint(self._left, self._newest()))
+        self._end = m.End(state, reason, exit_code)
+        return True
 
     def _found(self, base: TermBase) -> None:
         if not self._run.create_base(self._term, base):
             raise Fenced
-        self._progress = Progress.after(self._left, base.start if base.adopted_step is None else self._left.recorded, self._spec)
         adopted = base.adopted_step is not None
-        lost = 0 if adopted else max(0, self._left.reached - base.start)
-        before = self._left.status
-        self._steps_lost = (before.steps_lost if before else 0) + lost
-        self._checkpoint = self._newest() if adopted else next((c for c in self._left.checkpoints if c.step == base.checkpoint_step), None)
-        self._event(
+        reached = max(self._left.reached, self._accounts.progress.step)
+        self._accounts.open(self._term, self._left, self._left.recorded if adopted else base.start)
+        if self._serving:
+            self._saver.know(info.step for info in self._left.checkpoints if adopted or info.step <= base.start)
+        self._whole = []
+        lost = 0 if adopted else max(0, reached - base.start)
+        self._board.steps_lost += lost
+        based_on = (info for info in self._left.checkpoints if adopted or info.step == base.checkpoint_step)
+        self._board.checkpoint = next(based_on, None)
+        self.event(
             "term_started", from_term=base.from_term, checkpoint_step=base.checkpoint_step, adopted_step=base.adopted_step, steps_lost=lost
         )
 
-    def _adopt(self) -> bool:
-        """Take over the workers of an earlier term if their group is whole; otherwise see them off."""
-        found = self._workers.find()
-        if not found:
-            return False
+    def _find_workers(self) -> list[m.Found]:
+        """Workers of an earlier term that answer; the others, and those of another spec, are seen off."""
+        names = self._workers.find()
         answers: queue.SimpleQueue[tuple[WorkerId, JsonObject | None]] = queue.SimpleQueue()
-        for worker in found:
+        for worker in names:
             self._workers.attach(worker, self._term, self._address, self._secret.hex(), lambda w, d, _: answers.put((w, d)))
         deadline = time.monotonic() + ATTACH_TIMEOUT_S
-        while len(self._facts) < len(found) and time.monotonic() < deadline:
+        found: list[m.Found] = []
+        for _ in names:
             try:
-                worker, description = answers.get(timeout=max(0.01, deadline - time.monotonic()))
+                worker, described = answers.get(timeout=max(0.01, deadline - time.monotonic()))
             except queue.Empty:
                 break
-            if description:
-                self._facts[worker] = description
-            else:
-                break
-        whole = whole_group(self._facts.values(), self._spec.number) if len(self._facts) == len(found) else None
-        if whole is None:
-            self._workers.end(found)
-            self._facts.clear()
+            facts: Any = described
+            if facts and facts["phase"] not in ("failed", "released") and facts["spec"] == self._spec.number:
+                now = self._clock.monotonic()
+                hand = self._steering.roster.add(worker, now)
+                hand.ready_since, hand.touched = now if facts["ready"] else None, facts["generation"] > 0
+                self._steering.placed(worker, facts)
+                found.append(_found_of(facts))
+        number = max([self._generation, *(each.seen for each in found), *(each.generation for each in found)])
+        self.group = m.Membership(minimum=self._desired.workers.min, load=False, generation=Generation(number))
+        kept = adoptable(self._left, found)
+        for each in found:
+            if each not in kept:
+                self._steering.roster.hands.pop(each.worker)
+                self._steering.health.forget(each.worker)
+        self._workers.end([worker for worker in names if worker not in self._steering.roster])
+        return kept
+
+    def _adopt(self, found: list[m.Found]) -> bool:
+        """Take over the workers of an earlier term if somebody among them holds what was recorded, and what was saved."""
+        held = [each.applied for each in found if each.applied is not None and each.generation]
+        newest = self._newest()
+        if not held or max(held) < max(self._left.recorded, newest.step if newest is not None else 0):
             return False
-        generation, members = whole
-        self._found(base_on_workers(self._left))
-        self._group = m.adopt(members, generation)
-        facts: Any = next(iter(self._facts.values()))
-        self._device, self._total_steps, self._data_size = facts["device"], facts["total_steps"], facts["data_size"]
-        self._job_state, self._reason = JobState.RUNNING, ""
+        self._found(base_on_workers(self._left, (each.worker for each in found)))
+        hands = self._steering.roster.hands
+        self._know_job(next(hands[each.worker].facts for each in found if each.ready))
         self._first_seen = True
-        self._event("workers_adopted", workers=self._member_facts())
-        for worker, facts in self._facts.items():
-            self._heard_at[worker] = self._clock.monotonic()
-            self._follow(worker, facts, from_end=True)
+        self._accounts.begin_tracking()
+        for hand in hands.values():
+            self._follow(hand.worker, hand.facts, from_end=True)
+        self.group = m.Membership(
+            minimum=self._desired.workers.min,
+            load=False,
+            checkpoint=newest.step if newest is not None else None,
+            recorded=self._left.recorded,
+            generation=self.group.number,
+        )
+        for step, generation in (save for hand in hands.values() for save in hand.facts["undecided"]):
+            save = Save(Step(step), Generation(generation))
+            if self._saver.begins(save):
+                self.handle(m.SaveStarted(*save))
+        actions = self.group.adopt(found)
+        if self.group.current is not None:
+            self._generation = self.group.generation
+            self._steering.health.formed(self.group.ranks, self._clock.monotonic())
+            self._ask_for_records()
+        self.event("workers_adopted", workers=self._steering.roster.describe(self.group.ranks))
+        self._act(actions)
         if self._desired.state == "stopped":
-            self._decide(m.StopWanted())
+            self.handle(m.StopWanted())
         return True
 
     def _start_from(self, checkpoint: CheckpointInfo | None) -> None:
-        self._found(base_on_checkpoint(self._left, checkpoint))
-        init = self._spec.config.checkpoint.init_from if checkpoint is None else None
-        started = self._start(self._desired.workers.target)
-        self._group = m.assemble(
-            started, checkpoint=checkpoint.step if checkpoint else None, load=checkpoint is not None or init is not None
-        )
-        self._reason = "workers start"
+        """A group from the beginning: of those that live and may be used, and of new ones, as the policy offers them."""
+        hands = self._steering.roster.hands
+        # What was trained is no beginning, and what was loaded in part only where it is loaded anew: these workers go, others come.
+        held = {worker for worker, peer in self.group.peers.items() if peer.applied is not None}
+        unusable = [hand.worker for hand in hands.values() if hand.worker in held or (hand.touched and checkpoint is None)]
+        self._found(base_on_checkpoint(self._left, checkpoint, (worker for worker in hands if worker not in unusable)))
+        load = checkpoint is not None or self._spec.config.checkpoint.init_from is not None
+        step = checkpoint.step if checkpoint is not None else None
+        self.group = m.Membership(minimum=self._steering.bounds.min, load=load, checkpoint=step, generation=self.group.number)
+        self._steering.dismiss(unusable)
+        self._tell(list(hands), {"kind": "term", "term": self._term})
+        for hand in list(hands.values()):
+            self.handle(m.Started(hand.worker))
+            if hand.ready_since is not None:
+                self.handle(m.Ready(hand.worker))
+        self._steering.soon()
 
-    def _start(self, count: int) -> list[WorkerId]:
-        started = self._workers.start(count)
-        for worker in started:
-            self._workers.attach(
-                worker, self._term, self._address, self._secret.hex(), lambda w, d, why: self._post(lambda: self._attached(w, d, why))
-            )
-        return started
+    def _new_term(self, usable: Callable[[CheckpointInfo], bool]) -> None:
+        """Every roll-back of training is a new term, also with the same controller."""
+        self._accounts.flush(ledger=False)
+        self._term, left = self._claim()
+        self._left = replace(left, checkpoints=tuple(info for info in left.checkpoints if usable(info)))
+        self._watcher.term = self._saver.term = self._term
+        self._start_from(self._newest())
 
     # the loop
 
@@ -219,7 +265,7 @@ class Controller:
         """Until the run has its final state; gives the process's exit code."""
         while self._end is None and not self._fenced:
             try:
-                call = self._inbox.get(timeout=TICK_S)
+                call: Call | None = self._inbox.get(timeout=TICK_S)
             except queue.Empty:
                 call = None
             while call is not None:
@@ -239,63 +285,118 @@ class Controller:
 
     def _tick(self) -> None:
         now = self._clock.monotonic()
-        for worker, at in self._heard_at.items():
-            if now - at > SILENT_S:
-                self._decide(m.Lost(worker, f"worker {worker} has been silent for {SILENT_S:g} s"))
-        for worker, (at, detail) in self._broken.items():
-            if now - at > BLAME_S:
-                self._decide(m.Failed(worker, f"the workers lost each other: {detail}", ExitCode.JOB_FAILED))
         if self._end is not None:
             return
+        self._steering.tick(now)
+        if now >= self._repeat_due:
+            self._repeat_due = now + REPEAT_S
+            self._repeat(now)
         self._commit()
-        for report in self._tracker.reports() if self._tracker is not None else ():
+        for report in self._accounts.reports():
             kind = str(report.pop("kind"))
-            self._event(kind, **report)
+            self.event(kind, **report)
         due = now >= self._ledger_due
         if due:
             self._ledger_due = now + LEDGER_INTERVAL_S
-        self._recorder.flush(ledger=due, durable=lambda step: self._post(lambda: self._durable(step)))
-        if now >= self._status_due:
+        self._accounts.flush(ledger=due, durable=self._durable)
+        if now >= self._board.due:
             self._write_status()
 
-    def _decide(self, event: m.Event) -> None:
-        self._group, actions = m.decide(self._group, event)
-        self._act(actions)
+    def _repeat(self, now: float) -> None:
+        """What may have been lost on the way, or takes too long."""
+        self._act(self.group.outstanding())
+        if self._prepared is not None and now - self._prepared[1] > PREPARE_TIMEOUT_S:
+            (generation, _), self._prepared = self._prepared, None
+            self.handle(m.Expired(generation))
+        if self.group.stopping:
+            self._tell(self.group.ranks, {"kind": "stop"})
+        self._tell(self._steering.released, {"kind": "release"})
+        if self._whole or self._accounts.progress.lacks_rows(self.group.committed, 2 * self._spec.config.trainer.log_every_steps):
+            self._ask_for_records()
+
+    # orders
+
+    def handle(self, event: m.Event) -> None:
+        self._act(self.group.handle(event))
+
+    def fail(self, reason: str, exit_code: ExitCode) -> None:
+        self._act(self.group.fail(reason, exit_code))
 
     def _act(self, actions: Sequence[m.Action]) -> None:
         for action in actions:
-            match action:
-                case m.Load():
-                    self._load()
-                case m.Form(generation=generation):
-                    self._form(generation)
-                case m.Stop():
-                    self._state(JobState.STOPPING, "asked to stop")
-                    self._event("stopping")
-                    self._broadcast({"kind": "stop"})
-                case m.Leave():
-                    self._broadcast({"kind": "leave"})
-                case m.RollBack(corrupt=corrupt, detail=detail):
-                    self._roll_back(corrupt, detail)
-                case m.End():
+            if self._end is None and not self._fenced:
+                self._carry_out(action)
+
+    def _carry_out(self, action: m.Action) -> None:
+        now, steering = self._clock.monotonic(), self._steering
+        match action:
+            case m.Prepare(formation):
+                if self._prepared is None or self._prepared[0] != formation.generation:
+                    self._prepared = (formation.generation, now)
+                    self.event("generation_prepared", to_generation=formation.generation, world_size=len(formation.ranks))
+                self._send(action)
+            case m.Commit(formation):
+                for worker in formation.ranks:
+                    steering.roster.hands[worker].touched = True
+                if steering.timeline is not None:
+                    steering.timeline.committed(formation.generation, now)
+                self._send(action)
+            case m.Withdraw(generation):
+                steering.timeline = None
+                self.event("generation_withdrawn", to_generation=generation)
+                self._send(action)
+            case m.Leave(_, to):
+                steering.health.asked(to, now)
+                self._send(action)
+            case m.Stop():
+                self.event("stopping")
+                self._send(action)
+            case m.Release(to):
+                steering.release(to, now)
+            case m.Load(to):
+                self._load(to)
+            case m.GiveUp(worker, reason):
+                self._post(lambda: steering.lose(worker, reason, "evicted"))
+            case m.AbandonSaves():
+                self._saver.abandon_unfinished("a worker of the generation that saved it is gone; it is saved again")
+            case m.Changed(formation, step=step):
+                self._generation = formation.generation
+                steering.changed(action, now)
+                self._accounts.progress.restart(step)
+                self._ask_for_records()
+                workers = steering.roster.describe(formation.ranks)
+                self.event("generation_formed", cause=action.cause, world_size=len(workers), workers=workers, held=action.hold)
+            case m.RollBack(corrupt, detail):
+                self.event("checkpoint_corrupt", checkpoint_step=corrupt, detail=detail)
+                self._new_term(lambda info: info.step < corrupt)
+            case m.AllLost(reason):
+                self.event("all_workers_lost", reason=reason)
+                steering.timeline = None
+                self._new_term(lambda info: True)
+            case m.End():
+                if not self._deposed():
                     self._end = action
 
-    def _broadcast(self, message: JsonObject) -> None:
-        for worker in self._group.members:
+    def _send(self, order: m.Prepare | m.Commit | m.Withdraw | m.Leave | m.Stop | m.Release) -> None:
+        for worker, message in messages(order):
             self._link.send(worker, message)
 
-    def _load(self) -> None:
-        self._state(JobState.STARTING, "workers load their state")
+    def _tell(self, workers: Sequence[WorkerId], message: JsonObject) -> None:
+        for worker in workers:
+            self._link.send(worker, message)
+
+    def _ask_for_records(self) -> None:
+        self._tell(self.group.ranks[:1], {"kind": "records"})
+
+    def _load(self, to: Sequence[WorkerId]) -> None:
         message: JsonObject = {"kind": "load", "init_from": None}
-        if self._checkpoint is not None:
-            message |= {"step": self._checkpoint.step, "term": self._checkpoint.term}
-        else:
-            try:
-                message["init_from"] = self._origin()
-            except LauncherError as error:
-                self._end = m.End(JobState.FAILED, str(error), error.exit_code)
-                return
-        self._broadcast(message)
+        checkpoint = self._board.checkpoint
+        try:
+            message |= {"step": checkpoint.step, "term": checkpoint.term} if checkpoint is not None else {"init_from": self._origin()}
+        except LauncherError as error:
+            self.fail(str(error), error.exit_code)
+            return
+        self._tell(to, message)
 
     def _origin(self) -> JsonObject:
         """The checkpoint that `checkpoint.init_from` means: RUNS/RUN_ID, as the submit has resolved it."""
@@ -305,155 +406,205 @@ class Controller:
             raise BackendUnavailable("the run to begin from has no checkpoint", where="checkpoint.init_from", given=f"{runs}/{run_id}")
         return {"runs": runs, "run_id": run_id, "step": left.checkpoints[0].step, "term": left.checkpoints[0].term}
 
-    def _form(self, generation: Generation) -> None:
-        size = len(self._group.members)
-        for worker, member in self._group.members.items():
-            self._link.send(worker, {"kind": "form", "generation": generation, "rank": member.rank, "world_size": size})
-        self._state(JobState.RUNNING, "")
-        self._event("generation_formed", world_size=size, workers=self._member_facts())
+    # workers' processes
 
-    def _roll_back(self, corrupt: Step, detail: str) -> None:
-        """Every roll-back is a new term, also with the same controller: the next older checkpoint, or the beginning."""
-        if self._checkpoint is None or self._checkpoint.step != corrupt:
-            return  # another worker has said so already
-        self._event("checkpoint_corrupt", checkpoint_step=corrupt, detail=detail)
-        self._recorder.flush(ledger=False)
-        older = next((info for info in self._left.checkpoints if info.step < corrupt), None)
-        self._term = self._run.claim_term(f"{socket.gethostname()}:{os.getpid()}", timestamp(self._clock.now()))
-        left = inherit(self._run)
-        self._left = replace(left, checkpoints=tuple(info for info in left.checkpoints if info.step < corrupt))
-        self._recorder = Recorder(self._run, self._term, self._writer, self._clock)
-        self._watcher.term = self._term
-        self._saver.term = self._term
-        self._found(base_on_checkpoint(self._left, older))
-        members = {worker: replace(member, loaded=False) for worker, member in self._group.members.items()}
-        load = older is not None or self._spec.config.checkpoint.init_from is not None
-        if not load:
-            # What was loaded half must not be trained on: these workers go, new ones begin afresh.
-            self._workers.end(list(members))
-            self._facts.clear()
-            self._heard_at.clear()
-            self._group = m.assemble(self._start(len(members)), checkpoint=None, load=False)
+    def start_workers(self, count: int) -> list[WorkerId]:
+        started = self._workers.start(count, joins=self.group.current is not None)
+        for worker in started:
+            self._workers.attach(
+                worker, self._term, self._address, self._secret.hex(), lambda w, d, why: self._post(lambda: self._attached(w, d, why))
+            )
+        return started
+
+    def end_workers(self, workers: Sequence[WorkerId]) -> None:
+        if not workers or self._deposed():
             return
-        self._group = m.Group(
-            phase=m.Phase.LOADING, generation=self._group.generation, members=members, checkpoint=older.step if older else None, load=True
-        )
-        self._load()
+        for worker in workers:
+            self._link.drop(worker)
+        self._workers.end(list(workers))
 
-    # what is heard
+    def release_workers(self, workers: Sequence[WorkerId]) -> None:
+        self._send(m.Release(tuple(workers)))
 
     def _attached(self, worker: WorkerId, description: JsonObject | None, why: str) -> None:
-        if worker not in self._group.members:
+        if worker not in self._steering.roster:
             return
         if description is None:
-            self._decide(m.Lost(worker, f"worker {worker} died at its start: {why}"))
+            self._steering.lose(worker, f"worker {worker} died at its start: {why}", "lost")
             return
-        self._facts[worker] = description
-        self._heard_at[worker] = self._clock.monotonic()
+        self._steering.placed(worker, description)
         self._follow(worker, description, from_end=False)
-        self._event("worker_started", worker=worker, pid=description["pid"], node=description["node"])
+        self.event("worker_started", worker=worker, pid=description["pid"], node=description["node"])
 
-    def _follow(self, worker: WorkerId, facts: JsonObject, *, from_end: bool) -> None:
+    def _follow(self, worker: WorkerId, facts: Any, *, from_end: bool) -> None:
         for stream in ("stdout", "stderr"):
             path = str(facts.get(stream) or "")
             if path and facts["node"] == socket.gethostname():
                 self._tail.follow(worker, stream, Path(path), from_end=from_end)
 
+    def _gone(self, worker: WorkerId) -> None:
+        """Its connection ended: the first notice of a death, or of another controller's taking over. Ray is asked for the cause, for the record."""
+        if self._deposed():
+            return
+        facts = self._steering.roster.hands[worker].facts
+        self._workers.why_dead(worker, lambda w, why: self._post(lambda: self._told_why(w, why)))
+        rank = f"rank {self.group.ranks.index(worker)}, " if worker in self.group.ranks else ""
+        where = f"{rank}pid {facts.get('pid')} on {facts.get('node')}"
+        self._steering.lose(worker, f"worker {worker} ({where}) died: its connection ended", "lost")
+
+    def _deposed(self) -> bool:
+        """Before anything that others would feel at once: a controller that stood still may have been replaced meanwhile."""
+        with suppress(StoreUnavailable):
+            self._fenced = self._fenced or self._run.highest_term() > self._term
+        return self._fenced
+
+    def _told_why(self, worker: WorkerId, why: str) -> None:
+        if why and self._end is None:
+            self.event("worker_died", worker=worker, detail=why)
+
+    # what is heard
+
     def _heard(self, event: LinkEvent) -> None:
         worker, message = event.worker, event.message
-        if worker not in self._group.members:
+        if worker in self._steering.roster:
+            if message is None:
+                self._gone(worker)
+                return
+            self._steering.health.heard(worker, None, self._clock.monotonic())
+        elif worker in self._steering.released:
+            if message is None or message["kind"] == "released":
+                self._steering.let_go(worker)
+                return
+            if message["kind"] not in ("saved", "save_failed"):
+                return
+        else:
             return
-        if message is None:
-            if self._group.phase is not m.Phase.ENDED:
-                self._heard_at.pop(worker, None)
-                self._workers.why_dead(worker, lambda w, why: self._post(lambda: self._gone(w, why)))
-                if self._group.phase is m.Phase.TRAINING:
-                    self._broadcast({"kind": "leave"})
-            return
-        self._heard_at[worker] = self._clock.monotonic()
         kind: Any = message["kind"]
         handler = getattr(self, f"_on_{kind}", None)
         if handler is not None:
             handler(worker, message)
 
-    def _gone(self, worker: WorkerId, why: str) -> None:
-        member = self._group.members.get(worker)
-        facts = self._facts.get(worker, {})
-        if member is None or self._end is not None:
-            return
-        where = f"rank {member.rank}, pid {facts.get('pid')} on {facts.get('node')}"
-        self._event("worker_lost", worker=worker, rank=member.rank, pid=facts.get("pid"), node=facts.get("node"), detail=why)
-        self._decide(m.Lost(worker, f"worker {worker} ({where}) died" + (f": {why}" if why else "")))
-
     def _on_beat(self, worker: WorkerId, message: Any) -> None:
-        if message["generation"] == self._group.generation:
-            self._decide(m.Applied(worker, Step(message["applied"])))
+        """A heartbeat says all that may have been lost on the way."""
+        self._steering.beat(worker, message)
+        generation = Generation(message["generation"])
+        if message["formed_at"] is not None:
+            self.handle(m.Formed(worker, generation, Step(message["formed_at"])))
+        if message["applied"] is not None:
+            self.handle(m.Applied(worker, generation, Step(message["applied"])))
+        if message["outcome"] is not None:
+            self.handle(m.Ended(worker, generation, m.Outcome(message["outcome"])))
+        if message["out"]:
+            self.handle(m.Left(worker, generation, message["applied"]))
 
     def _on_first(self, worker: WorkerId, message: Any) -> None:
         self._on_beat(worker, message)
-        if not self._first_seen and self._group.committed > self._progress.start:
+        self._steering.stepped(worker, message)
+        if not self._first_seen and self.group.committed > self._accounts.progress.start:
             self._first_seen = True
-            self._event("first_step", at=message["time"])
-            self._status_due = 0.0
-            self._begin_tracking()
+            self.event("first_step", at=message["time"])
+            self._board.due = 0.0
+            self._accounts.begin_tracking()
 
     def _on_ready(self, worker: WorkerId, message: Any) -> None:
-        self._device, self._total_steps, self._data_size = message["device"], message["total_steps"], message["data_size"]
-        member = self._group.members[worker]
-        if not member.ready:
-            facts = {key: message[key] for key in ("device", "threads", "fused", "fuse_reason", "import_s", "build_s")}
-            self._event("worker_ready", worker=worker, **facts)
-        self._decide(m.Ready(worker))
+        self._know_job(message)
+        facts = {key: message[key] for key in ("device", "threads", "fused", "fuse_reason", "import_s", "build_s")}
+        self.event("worker_ready", worker=worker, **facts)
+        self._steering.ready(worker)
+        self.handle(m.Ready(worker))
+
+    def _know_job(self, facts: Any) -> None:
+        self._board.device, self._board.total_steps, self._board.data_size = facts["device"], facts["total_steps"], facts["data_size"]
 
     def _on_loaded(self, worker: WorkerId, message: Any) -> None:
-        self._decide(m.Loaded(worker, Step(message["step"])))
+        self.handle(m.Loaded(worker, Step(message["step"])))
+        self._steering.soon()
 
     def _on_corrupt(self, worker: WorkerId, message: Any) -> None:
-        self._decide(m.Corrupt(worker, message["detail"]))
+        if self._board.checkpoint is not None and message["step"] == self._board.checkpoint.step:
+            self.handle(m.Corrupt(worker, message["detail"]))
 
-    def _on_row(self, worker: WorkerId, message: Any) -> None:
-        self._progress.take({key: value for key, value in message.items() if key != "kind"})
+    def _on_prepared(self, worker: WorkerId, message: Any) -> None:
+        self.handle(m.Prepared(worker, Generation(message["generation"])))
 
-    def _on_evaluated(self, worker: WorkerId, message: Any) -> None:
-        if not self._progress.evaluated(message["step"], message["metrics"]):
-            return
-        row: JsonObject = {"step": message["step"], "time": timestamp(self._clock.now()), **_named("eval_", message["metrics"])}
-        self._recorder.row(row)
-        self._event("evaluated", at=message["step"], metrics=message["metrics"])
-        self._track(message["step"], row)
-        self._status_due = 0.0
+    def _on_refused(self, worker: WorkerId, message: Any) -> None:
+        self.event("generation_refused", worker=worker, to_generation=message["generation"], detail=message["detail"])
+        self.handle(m.Refused(worker, Generation(message["generation"]), message["detail"]))
 
-    def _on_saved(self, worker: WorkerId, message: Any) -> None:
-        part = CheckpointPart.from_json(message["part"])
-        self._decide(m.Applied(worker, part.step))
-        if self._saver.begins(part.step):
-            self._decide(m.SaveStarted(part.step))
-        if self._saver.take(part):
-            self._commit()
-            self._recorder.flush(ledger=True, durable=lambda step: self._post(lambda: self._durable(step)))
-            self._saver.commit(part.step)
+    def _on_formed(self, worker: WorkerId, message: Any) -> None:
+        timeline = self._steering.timeline
+        if timeline is not None and message["generation"] == timeline.generation:
+            timeline.formed_by(worker, message)
+        self.handle(m.Formed(worker, Generation(message["generation"]), Step(message["step"])))
 
-    def _on_save_failed(self, worker: WorkerId, message: Any) -> None:
-        if self._saver.begins(message["step"]):
-            self._decide(m.SaveStarted(Step(message["step"])))
-        self._saver.abandon(message["step"], message["detail"])
-
-    def _on_outcome(self, worker: WorkerId, message: Any) -> None:
-        self._decide(m.Applied(worker, Step(message["applied"])))
-        self._decide(m.Ended(worker, m.Outcome(message["outcome"])))
+    def _on_left(self, worker: WorkerId, message: Any) -> None:
+        self._steering.health.answered(worker)
+        self.handle(m.Left(worker, Generation(message["generation"]), message["applied"]))
 
     def _on_broken(self, worker: WorkerId, message: Any) -> None:
-        """It left its collective; who is to blame is told by that one's own connection or error, in a moment."""
-        self._event("collective_left", worker=worker, detail=message["detail"])
-        self._broken.setdefault(worker, (self._clock.monotonic(), str(message["detail"])))
+        self.event("collective_left", worker=worker, detail=message["detail"])
+
+    def _on_row(self, worker: WorkerId, message: Any) -> None:
+        self._accounts.progress.take(message)
+
+    def _on_evaluated(self, worker: WorkerId, message: Any) -> None:
+        if self._accounts.evaluated(message):
+            self.event("evaluated", at=message["step"], metrics=message["metrics"])
+            self._board.due = 0.0
+
+    def _on_saved(self, worker: WorkerId, message: Any) -> None:
+        """A part of a checkpoint, also of a worker that has left meanwhile."""
+        part = CheckpointPart.from_json(message["part"])
+        save = Save(part.step, part.generation)
+        if not self._begins(worker, save):
+            return
+        self.handle(m.Applied(worker, save.generation, save.step))
+        if self._saver.take(part):
+            self._whole.append(save)
+            self._commit()
+
+    def _on_save_failed(self, worker: WorkerId, message: Any) -> None:
+        save = Save(Step(message["step"]), Generation(message["generation"]))
+        if self._begins(worker, save):
+            self._saver.abandon(save, message["detail"])
+
+    def _commit(self) -> None:
+        """Steps that all hold count from now on; what a manifest rests on is durable before it."""
+        self._accounts.commit(self.group.committed)
+        for save in [save for save in self._whole if save.step <= self._accounts.progress.passed]:
+            self._whole.remove(save)
+            self._accounts.flush(ledger=True, durable=self._durable)
+            self._saver.commit(save)
+
+    def _begins(self, worker: WorkerId, save: Save) -> bool:
+        """False when it is decided already, which the worker has not heard then."""
+        if self._saver.done(save):
+            self._link.send(worker, {"kind": "checkpoint", "step": save.step, "generation": save.generation})
+            return False
+        if self._saver.begins(save):
+            self.handle(m.SaveStarted(save.step, save.generation))
+        return True
+
+    def _on_ended(self, worker: WorkerId, message: Any) -> None:
+        generation = Generation(message["generation"])
+        self.handle(m.Applied(worker, generation, Step(message["applied"])))
+        self.handle(m.Ended(worker, generation, m.Outcome(message["outcome"])))
 
     def _on_error(self, worker: WorkerId, message: Any) -> None:
-        rank = self._group.members[worker].rank
         reason = str(message["reason"])
-        self._event("worker_error", worker=worker, rank=rank, at=message["step"], detail=reason.partition("\n")[0])
-        if self._checkpoint is not None and reason.startswith("the loss"):
-            reason += f"\n  last good checkpoint: step {self._checkpoint.step}"
-        self._decide(m.Failed(worker, reason, ExitCode(message["exit_code"])))
+        rank = self.group.ranks.index(worker) if worker in self.group.ranks else None
+        self.event("worker_error", worker=worker, rank=rank, at=message["step"], detail=reason.partition("\n")[0])
+        if self._board.checkpoint is not None and reason.startswith("the loss"):
+            reason += f"\n  last good checkpoint: step {self._board.checkpoint.step}"
+        self._steering.lose(worker, reason, "error", error=message)
+
+    def _on_draining(self, worker: WorkerId, message: Any) -> None:
+        self._steering.drain(self._steering.roster.hands[worker], float(message["deadline_s"]), str(message["detail"]))
+
+    def _node_drains(self, drain: NodeDrain) -> None:
+        deadline_s = drain.deadline_s if drain.deadline_s is not None else self._spec.config.elastic.drain_s
+        for hand in self._steering.roster.on_node(drain.node_id):
+            self._steering.drain(hand, deadline_s, drain.detail)
 
     def _on_set(self, worker: WorkerId, message: JsonObject) -> None:
         for receiver, answer in self._rendezvous.heard(worker, message):
@@ -462,128 +613,70 @@ class Controller:
     _on_get = _on_set
 
     def _wished(self, wish: Desired) -> None:
-        self._desired = wish
+        before, self._desired = self._desired, wish
         if wish.state == "stopped":
-            self._decide(m.StopWanted())
+            self.handle(m.StopWanted())
+        elif wish.workers != before.workers:
+            bounds = wish.workers
+            self.event("resize_wished", by=wish.by, workers=f"{bounds.min}..{bounds.max}", target=bounds.target)
+            self._steering.wished(bounds)
 
     def _fence(self) -> None:
         self._fenced = True
 
     def _log(self, worker: WorkerId, stream: str, line: str) -> None:
-        member = self._group.members.get(worker)
-        self._recorder.line(
+        ranks = self.group.ranks
+        self._accounts.recorder.line(
             {
                 "time": timestamp(self._clock.now()),
                 "worker": worker,
-                "rank": member.rank if member else None,
-                "generation": self._group.generation,
+                "rank": ranks.index(worker) if worker in ranks else None,
+                "generation": self._generation,
                 "stream": stream,
                 "line": line,
             }
         )
 
+    # what the store's writer says
+
     def _writer_failed(self, error: LauncherError) -> None:
         """On the writer's thread."""
         self._failure = error
-        self._post(lambda: self._store_failed(error))
-
-    def _store_failed(self, error: LauncherError) -> None:
-        if self._end is None:
-            self._act((m.Leave(), m.End(JobState.FAILED, str(error), ExitCode.INFRASTRUCTURE)))
-
-    # what is shown
-
-    def _commit(self) -> None:
-        """Pass on the rows of steps that every member holds."""
-        for first, row in self._progress.committed(self._group.committed):
-            self._recorder.steps(row, first=first, generation=self._group.generation, batch=self._spec.config.trainer.global_batch_size)
-            self._track(int(str(row["step"])), row)
-
-    def _begin_tracking(self) -> None:
-        # After the first step, so that it costs the start nothing.
-        here = is_local(self._run.uri)
-        folder = local_path(self._run.uri) / "tracking" if here else self._state_folder / "tracking" / self._run.run_id
-        self._tracker = open_tracker(self._spec, folder)
-        self._tracker.start()
-
-    def _track(self, step: int, row: JsonObject) -> None:
-        if self._tracker is None and self._first_seen:
-            self._begin_tracking()
-        if self._tracker is not None:
-            self._tracker.metrics(step, {key: value for key, value in row.items() if key not in ("step", "time")})
+        self._post(lambda: self.fail(str(error), ExitCode.INFRASTRUCTURE))
 
     def _durable(self, step: int) -> None:
-        self._broadcast({"kind": "durable", "step": step})
+        """On the writer's thread."""
+        self._post(lambda: self._tell(list(self._steering.roster.hands), {"kind": "durable", "step": step}))
 
-    def _save_decided(self, step: Step, failure: str) -> None:
-        info = CheckpointInfo(step, self._term)
+    def _save_decided(self, save: Save, failure: str) -> None:
         if failure:
-            self._event("checkpoint_failed", checkpoint_step=step, detail=failure)
+            self.event("checkpoint_failed", checkpoint_step=save.step, detail=failure)
         else:
-            self._checkpoint = info
-            self._event("checkpoint_committed", checkpoint_step=step, uri=f"{self._run.uri}/{info.key}")
+            self._board.checkpoint = info = CheckpointInfo(save.step, self._term)
+            self.event("checkpoint_committed", checkpoint_step=save.step, uri=f"{self._run.uri}/{info.key}")
             self._saver.retain()
-        self._broadcast({"kind": "checkpoint", "step": step})
-        self._decide(m.SaveDecided(step, failure))
-        self._status_due = 0.0
+        everybody = [*self._steering.roster.hands, *self._steering.released]
+        self._tell(everybody, {"kind": "checkpoint", "step": save.step, "generation": save.generation})
+        self.handle(m.SaveDecided(save.step, failure, save.generation))
+        self._board.due = 0.0
 
-    def _event(self, kind: str, **facts: object) -> None:
-        self._recorder.event(kind, step=self._progress.step, generation=self._group.generation, **facts)
+    # the record
 
-    def _member_facts(self) -> list[JsonObject]:
-        return [
-            {"id": worker, "rank": member.rank, "node": facts.get("node"), "pid": facts.get("pid")}
-            for worker, member in sorted(self._group.members.items(), key=lambda item: item[1].rank)
-            for facts in (self._facts.get(worker, {}),)
-        ]
-
-    def _state(self, state: JobState, reason: str) -> None:
-        self._job_state, self._reason = state, reason
-        self._status_due = 0.0
-
-    def _status(self) -> RunStatus:
-        config, before, progress = self._spec.config, self._left.status, self._progress
-        moment = timestamp(self._clock.now())
-        training = self._group.phase is m.Phase.TRAINING or self._end is not None
-        epoch = progress.step * config.trainer.global_batch_size / self._data_size if self._data_size else 0.0
-        self._status_sequence += 1
-        return RunStatus(
-            run_id=self._run.run_id,
-            name=self._spec.name,
-            state=self._job_state,
-            reason=self._reason,
-            step=progress.step,
-            total_steps=self._total_steps if self._total_steps is not None else (before.total_steps if before else None),
-            epoch=round(epoch, 3),
-            term=self._term,
-            generation=self._group.generation,
-            world_size=len(self._group.members) if training and self._group.generation else 0,
-            workers=self._desired.workers,
-            members=tuple(self._member_facts()) if self._group.generation else (),
-            steps_lost=self._steps_lost,
-            samples_repeated=self._steps_lost * config.trainer.global_batch_size,
-            train_loss=progress.train_loss,
-            metrics=progress.metrics,
-            samples_per_s=progress.samples_per_s,
-            goodput=progress.goodput(self._spec.submitted_at, self._clock.now()),
-            checkpoint=CheckpointRef(step=self._checkpoint.step, uri=f"{self._run.uri}/{self._checkpoint.key}")
-            if self._checkpoint
-            else None,
-            device=self._device,
-            dashboard=self._dashboard,
-            submitted_at=self._spec.submitted_at,
-            started_at=before.started_at if before and before.started_at else self._spec.submitted_at,
-            ended_at=moment if self._job_state.terminal else None,
-            updated_at=moment,
-            sequence=self._status_sequence,
-            exit_code=int(self._end.exit_code) if self._end is not None and self._job_state.terminal else None,
-        )
+    def event(self, kind: str, **facts: object) -> None:
+        self._accounts.event(kind, generation=self._generation, **facts)
 
     def _write_status(self) -> None:
-        self._status_due = self._clock.monotonic() + STATUS_INTERVAL_S
-        status, term = self._status(), self._term
-        self._writer.submit(lambda: self._run.put_status(term, status.to_json()))
-        RayMetrics.show(status)
+        group = self.group
+        self._board.write(
+            self._writer,
+            self._term,
+            left=self._left,
+            progress=self._accounts.progress,
+            bounds=self._steering.bounds,
+            generation=self._generation,
+            members=self._steering.roster.describe(group.ranks) if group.current is not None else [],
+            end=self._end,
+        )
 
     # the end
 
@@ -594,20 +687,21 @@ class Controller:
         self._commit()
         if self._serving:
             self._workers.end()
+            self._drains.stop()
             self._tail.finish()
             while not self._inbox.empty():
                 self._inbox.get()()
         self._watcher.stop()
-        self._job_state, self._reason = end.state, end.reason
-        self._recorder.flush(ledger=True)
-        self._event("ended", state=end.state.value, reason=end.reason.partition("\n")[0], exit_code=int(end.exit_code))
-        self._recorder.flush(ledger=True)
+        self._steering.tell_change()
+        self._board.end(end)
+        self._accounts.flush(ledger=True)
+        self.event("ended", state=end.state.value, reason=end.reason.partition("\n")[0], exit_code=int(end.exit_code))
+        self._accounts.flush(ledger=True)
         self._write_status()
         written = self._drain_writer()
         if self._serving:
             self._link.stop()
-        if self._tracker is not None:
-            self._tracker.finish(int(end.exit_code))
+        self._accounts.finish(int(end.exit_code))
         if self._serving and written:
             self._saver.finish_deletion(LEASE_S)
         if not written:
@@ -620,8 +714,21 @@ class Controller:
         return done.wait(150.0) and self._failure is None
 
 
-def _named(prefix: str, metrics: dict[str, float]) -> JsonObject:
-    return {f"{prefix}{name}": value for name, value in metrics.items()}
+def _found_of(facts: Any) -> m.Found:
+    return m.Found(
+        worker=WorkerId(facts["worker"]),
+        ready=facts["ready"],
+        generation=Generation(facts["generation"]),
+        rank=facts["rank"],
+        world_size=facts["world_size"],
+        applied=facts["applied"],
+        inside=facts["inside"],
+        outcome=m.Outcome(facts["outcome"]) if facts["outcome"] is not None else None,
+        pending=facts["pending"],
+        knows_commit=facts["knows_commit"],
+        seen=facts["seen"],
+        born=facts["born"],
+    )
 
 
 def _address_towards(address: str) -> str:

@@ -63,6 +63,8 @@ class LinkServer:
         self._host = host
         self._loop = asyncio.new_event_loop()
         self._writers: dict[WorkerId, asyncio.StreamWriter] = {}
+        self._gone: set[WorkerId] = set()
+        """Their connection ended, so their place was given up: who comes back is told so."""
         self._thread = threading.Thread(target=self._loop.run_forever, name="link", daemon=True)
 
     def start(self) -> tuple[str, int]:
@@ -77,6 +79,7 @@ class LinkServer:
         self._loop.call_soon_threadsafe(self._write, worker, data)
 
     def drop(self, worker: WorkerId) -> None:
+        """End a worker's connection; it is not heard again, and told that it was given up when it comes back."""
         self._loop.call_soon_threadsafe(self._close, worker)
 
     def stop(self) -> None:
@@ -93,9 +96,10 @@ class LinkServer:
             writer.write(data)
 
     def _close(self, worker: WorkerId) -> None:
+        self._gone.add(worker)
         writer = self._writers.pop(worker, None)
         if writer is not None:
-            writer.close()
+            writer.transport.abort()  # a peer that reads nothing must not keep it open
 
     async def _shut(self) -> None:
         writers = list(self._writers.values())
@@ -109,6 +113,10 @@ class LinkServer:
         worker: WorkerId | None = None
         try:
             worker = await asyncio.wait_for(self._admit(reader, writer), timeout=10)
+            if worker in self._gone:
+                writer.write(_frame({"kind": "evicted"}))
+                await writer.drain()
+                return
             sock = writer.get_extra_info("socket")
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             replaced = self._writers.get(worker)
@@ -123,6 +131,7 @@ class LinkServer:
             writer.close()
             if worker is not None and self._writers.get(worker) is writer:
                 del self._writers[worker]
+                self._gone.add(worker)
                 self._heard(LinkEvent(worker, None))
 
     async def _admit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> WorkerId:
@@ -219,6 +228,21 @@ class LinkClient:
             self._ended.set()
             self._outgoing.put(None)
             self._lost()
+
+
+def was_given_up(address: tuple[str, int], secret: bytes, worker: WorkerId) -> bool:
+    """Ask a controller that this worker lost its connection to; False where none answers."""
+    answers: queue.SimpleQueue[JsonObject | None] = queue.SimpleQueue()
+    try:
+        client = LinkClient(address, secret, worker, heard=answers.put, beat=lambda: {"kind": "asks"}, lost=lambda: answers.put(None))
+    except (OSError, EOFError):
+        return False
+    try:
+        answer = answers.get(timeout=5)
+    except queue.Empty:
+        answer = None
+    client.close()
+    return answer is not None and answer["kind"] == "evicted"
 
 
 def _exactly(sock: socket.socket, count: int) -> bytes:

@@ -55,7 +55,11 @@ class Recorder:
             self.event("steps", step=int(str(ledger["last"])), generation=int(str(ledger["generation"])), **facts)
 
     def flush(self, *, ledger: bool, durable: Callable[[int], None] | None = None) -> None:
-        """Hand everything pending to the writer; with `ledger`, steps and metrics as well, and then call `durable` with the last step."""
+        """Hand everything pending to the writer; with `ledger`, steps and metrics as well, and then call `durable` with the last step.
+
+        It is not called once a higher term was claimed: whoever took over may have looked before this was written, and
+        has to get those steps from the workers.
+        """
         reached = int(str(self._ledger["last"])) if ledger and self._ledger is not None else None
         if ledger:
             self._close_ledger()
@@ -67,7 +71,7 @@ class Recorder:
                 self._sequence[stream] += 1
                 self._writer.submit(_segment(self._run, stream, self._term, self._sequence[stream], records))
         if durable is not None and reached is not None:
-            self._writer.submit(lambda: durable(reached))
+            self._writer.submit(lambda: durable(reached) if self._run.highest_term() <= self._term else None)
 
 
 def _segment(run: RunStore, stream: Stream, term: Term, sequence: int, records: list[JsonObject]) -> Callable[[], None]:

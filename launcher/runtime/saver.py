@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from launcher.checkpoint.catalog import CheckpointInfo, commit_manifest
 from launcher.checkpoint.deletion import Deletion
@@ -14,9 +15,16 @@ from launcher.checkpoint.manifest import CheckpointPart, assemble
 from launcher.core.clock import Clock, timestamp
 from launcher.core.errors import CheckpointAbandoned
 from launcher.core.run_store import RunStore
-from launcher.core.types import Step, Term
+from launcher.core.types import Generation, Step, Term
 from launcher.runtime.store_writer import StoreWriter
 from launcher.spec.job import JobSpec
+
+
+class Save(NamedTuple):
+    """A checkpoint's parts all come from one generation."""
+
+    step: Step
+    generation: Generation
 
 
 class Saver:
@@ -27,38 +35,50 @@ class Saver:
         writer: StoreWriter,
         spec: JobSpec,
         *,
-        decided: Callable[[Step, str], None],
+        decided: Callable[[Save, str], None],
         fenced: Callable[[], None],
         clock: Clock,
     ) -> None:
-        """`decided` is told of each checkpoint: its step, and why it failed or ""; on the writer's thread."""
+        """`decided` is told of each checkpoint, and why it failed or ""; on the writer's thread."""
         self.term = term
         self._run, self._writer, self._spec, self._clock = run, writer, spec, clock
         self._decided, self._fenced = decided, fenced
-        self._parts: dict[int, dict[int, CheckpointPart]] = {}
-        self._done: set[int] = set()
+        self._parts: dict[Save, dict[int, CheckpointPart]] = {}
+        """Of those that are not whole yet."""
+        self._done: set[Save] = set()
+        self._steps: set[Step] = set()
+        """Of which there is a checkpoint already, or is about to be."""
         self._newest: CheckpointInfo | None = None
         self._deletions: tuple[Term, Deletion] = (term, Deletion(run, term, clock))
 
-    def begins(self, step: int) -> bool:
-        """Whether this is the first that is heard of the checkpoint at `step`."""
-        if step in self._parts or step in self._done:
+    def done(self, save: Save) -> bool:
+        """Whether it is decided: whoever still speaks of it may forget it. A step that is saved already needs no second save."""
+        return save in self._done or save.step in self._steps
+
+    def know(self, steps: Iterable[Step]) -> None:
+        """The lineage has checkpoints of these steps."""
+        self._steps = set(steps)
+
+    def begins(self, save: Save) -> bool:
+        """Whether this is the first that is heard of it."""
+        if save in self._parts or self.done(save):
             return False
-        self._parts[step] = {}
+        self._parts[save] = {}
         return True
 
     def take(self, part: CheckpointPart) -> bool:
         """Keep a part; True when all of them are there."""
-        parts = self._parts.get(part.step)
+        parts = self._parts.get(Save(part.step, part.generation))
         if parts is None:
             return False
         parts[part.rank] = part
         return len(parts) == part.world_size
 
-    def commit(self, step: int) -> None:
-        parts = list(self._parts.pop(step).values())
-        self._done.add(step)
-        term = self.term
+    def commit(self, save: Save) -> None:
+        parts = list(self._parts.pop(save).values())
+        self._done.add(save)
+        self._steps.add(save.step)
+        term, step = self.term, save.step
 
         def write() -> None:
             try:
@@ -72,13 +92,14 @@ class Saver:
                 self._require(chunk.digest for chunk in manifest.chunks)
                 committed = commit_manifest(self._run, manifest)
             except CheckpointAbandoned as error:
-                self._decided(Step(step), str(error))
+                self._steps.discard(step)
+                self._decided(save, str(error))
                 return
             if not committed:
                 self._fenced()
                 return
             self._newest = CheckpointInfo(Step(step), term)
-            self._decided(Step(step), "")
+            self._decided(save, "")
 
         self._writer.submit(write)
 
@@ -93,11 +114,16 @@ class Saver:
                 next="save again at a later step",
             )
 
-    def abandon(self, step: int, detail: str) -> None:
+    def abandon(self, save: Save, detail: str) -> None:
         """A part could not be written: this checkpoint will not be; the next boundary saves again."""
-        if self._parts.pop(step, None) is not None:
-            self._done.add(step)
-            self._writer.submit(lambda: self._decided(Step(step), detail))
+        if self._parts.pop(save, None) is not None:
+            self._done.add(save)
+            self._writer.submit(lambda: self._decided(save, detail))
+
+    def abandon_unfinished(self, detail: str) -> None:
+        """A rank of the generation that was saving is gone: what misses a part will never be whole."""
+        for save in list(self._parts):
+            self.abandon(save, detail)
 
     def retain(self) -> None:
         """Let go of what retention does not keep, by the two phases."""

@@ -1,7 +1,8 @@
-"""One rank: a process that builds the job's Trainer, forms the generations it is told to, and reports.
+"""One worker: a process that builds the job's Trainer, goes into the generations that it is called into, and reports.
 
 Three kinds of threads: the main one trains and is the only one that touches torch's state; the link's two carry messages
-and the heartbeat, whatever the main one does; Ray's answer `attach` and `describe`.
+and the heartbeat, whatever the main one does, and others connect to the next generation's ranks meanwhile; Ray's answer `attach`.
+What to do with a message is decided by participant.py, under one lock.
 
 Without a controller it goes on to the next checkpoint boundary and waits there for a new one to attach; when nothing has
 moved for ORPHAN_LIMIT_S it ends itself.
@@ -9,17 +10,14 @@ moved for ORPHAN_LIMIT_S it ends itself.
 
 from __future__ import annotations
 
-import math
 import os
-import queue
 import socket
 import sys
 import threading
 import time
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from launcher.core.clock import SystemClock, timestamp
@@ -27,52 +25,79 @@ from launcher.core.errors import CheckpointCorrupt, LauncherError
 from launcher.core.exit_codes import ExitCode
 from launcher.core.run_store import RunStore
 from launcher.core.store import open_store
-from launcher.core.types import JsonObject, RunId, WorkerId
-from launcher.runtime.link import LinkClient
+from launcher.core.types import Generation, JsonObject, RunId, Step, Term, WorkerId
+from launcher.runtime import participant as p
+from launcher.runtime.link import LinkClient, was_given_up
 from launcher.runtime.link_store import LinkStore
+from launcher.runtime.membership import Outcome
+from launcher.runtime.notices import Notice
+from launcher.runtime.reporter import Reporter, user_traceback
+from launcher.runtime.step_records import StepRecords
 from launcher.spec.code import unpack
 from launcher.spec.job import JobSpec
-from launcher.tracking.metrics import MetricWindow
 
 if TYPE_CHECKING:
-    from launcher.checkpoint.manifest import CheckpointPart
     from launcher.training.collective import Collective
-    from launcher.training.step import Wishes
-    from launcher.training.trainer import StepRecord, Trainer
+    from launcher.training.trainer import Trainer
 
 ORPHAN_LIMIT_S = 60.0
 COLLECTIVE_TIMEOUT_S = 1800.0
 """A last resort: who is gone or frozen is noticed by the controller, which orders the others to leave."""
 
 
+@dataclass
+class Group:
+    """The process group of one generation, being formed or formed."""
+
+    collective: Collective
+    store: LinkStore
+    connect_s: float | None = None
+
+
 class Worker:
     """What the actor (worker_group.WorkerActor) holds."""
 
-    def __init__(self, spec: JsonObject, runs: str, worker: str, code_folder: str) -> None:
+    def __init__(self, spec: JsonObject, runs: str, worker: str, code_folder: str, *, joins: bool) -> None:
+        """`joins`: others are at work already and wait for this one's state to arrive."""
+        self._joins = joins
         self._id = WorkerId(worker)
         self._spec = JobSpec.from_json(spec)
         self._runs = runs
         self._code_folder = self._code = Path(code_folder)
-        self._lock = threading.RLock()
+        config = self._spec.config
+        self._changed = threading.Condition(threading.RLock())
+        """Guards what follows; the main thread waits on it for orders."""
+        self._me = p.Participant()
+        self._groups: dict[Generation, Group] = {}
+        self._load_order: JsonObject | None = None
+        self._loading: JsonObject | None = None
+        """The order that is, or was last, carried out."""
+        self._loaded: JsonObject | None = None
+        """What came of it."""
+        self._finish = False
         self._link: LinkClient | None = None
-        self._term = 0
+        self._controller: tuple[tuple[str, int], bytes] | None = None
+        self._term = self._born = 0
+        """Of the controller it reports to, and of the first one."""
+        self._attachments = 0
         self._outbox: list[JsonObject] = []
         """Messages that a controller has to hear, also the next one: kept until it says that they are durable."""
-        self._commands: queue.SimpleQueue[JsonObject] = queue.SimpleQueue()
+        self.generation = 0
         self._phase = "building"
-        self._applied = 0
-        self._generation = 0
-        self._rank = 0
-        self._world_size = 0
+        self._timings: JsonObject = {}
+        self._collective: Collective | None = None
+        self._retired: list[Collective] = []
+        """Of earlier generations: other ranks may still be inside until the next one has done a step."""
         self._stop = threading.Event()
         self._admitted = threading.Event()
         self._connected = threading.Event()
         self._built: JsonObject = {}
         """What is known of the job once it is built: device, total_steps, data_size."""
         self._trainer: Trainer | None = None
-        self._collective: Collective | None = None
-        self._store: LinkStore | None = None
-        self._window = MetricWindow(self._spec.config.trainer.log_every_steps, self._spec.config.trainer.global_batch_size)
+        self.records = StepRecords(config.trainer.log_every_steps, config.trainer.global_batch_size, config.checkpoint.every_steps)
+        self._reporter = Reporter(self, config.checkpoint.every_steps)
+        self.on_release: Callable[[], None] = lambda: None
+        """Called when this worker's part is done."""
         threading.Thread(target=self._main, name="training", daemon=True).start()
         threading.Thread(target=self._end_when_orphaned, name="orphan", daemon=True).start()
 
@@ -84,100 +109,224 @@ class Worker:
         `environment`: the variables that open the run store. They come by call, because whoever started Ray may have had
         others, and because what is given to Ray as an actor's environment is shown in its dashboard.
         """
-        with self._lock:
+        with self._changed:
             if term <= self._term:
                 return {}
-            self._term = term
+            self._term, self._born = term, self._born or term
+            self._attachments += 1
+            attachment = self._attachments
             if self._link is not None:
                 self._link.close()
+            self._controller = ((host, port), bytes.fromhex(secret))
             self._link = LinkClient(
-                (host, port), bytes.fromhex(secret), self._id, heard=self._heard, beat=self._beat, lost=lambda: self._disconnected(term)
+                *self._controller,
+                self._id,
+                heard=lambda message: self._heard(attachment, message),
+                beat=self._beat,
+                lost=lambda: self._disconnected(attachment),
             )
             self._connected.set()
             for message in self._outbox:
                 self._link.send(message)
-            if self._store is not None:
-                self._store.repeat()
+            for group in self._groups.values():
+                group.store.repeat()
             os.environ.update(environment)
             self._admitted.set()
-        return self.describe()
+            return self.describe()
 
     def describe(self) -> JsonObject:
+        found = asdict(self._me.found(self._id, ready=self._ready, born=Term(self._born)))
         return {
-            "worker": self._id,
+            **found,
+            "outcome": self._me.outcome.value if self._me.outcome is not None else None,
+            "undecided": [[kept["step"], kept["generation"]] for kept in self._outbox if kept["kind"] == "saved"],
             "pid": os.getpid(),
             "node": socket.gethostname(),
             "phase": self._phase,
             "spec": self._spec.number,
-            "generation": self._generation,
-            "rank": self._rank,
-            "world_size": self._world_size,
-            "applied": self._applied,
             **self._built,
             "stdout": _path_of(1),
             "stderr": _path_of(2),
         }
 
+    @property
+    def _ready(self) -> bool:
+        return self._phase not in ("building", "failed")
+
+    def noticed(self, notice: Notice) -> None:
+        """This process, or its machine, will go away."""
+        self.say({"kind": "draining", "source": notice.source, "deadline_s": notice.deadline_s, "detail": notice.detail}, keep=True)
+
     # the link's threads
 
-    def _heard(self, message: JsonObject) -> None:
-        match message["kind"]:
-            case "stop":
-                self._stop.set()
-            case "leave":
-                if self._collective is not None:
-                    self._collective.leave()
-            case "durable":
-                self._forget(lambda kept: kept["kind"] in ("row", "evaluated") and _number(kept, "step") <= _number(message, "step"))
-            case "checkpoint":
-                self._forget(lambda kept: kept["kind"] in ("saved", "save_failed") and _number(kept, "step") <= _number(message, "step"))
-            case "value":
-                if self._store is not None:
-                    self._store.answered(message)
-            case _:
-                self._commands.put(message)
+    def _heard(self, attachment: int, message: Any) -> None:
+        with self._changed:
+            if attachment != self._attachments:
+                return  # of an earlier term's controller
+            match message["kind"]:
+                case "term":
+                    self._term = max(self._term, message["term"])
+                case "prepare":
+                    self._carry_out(self._me.prepare(p.Seat(message["generation"], message["rank"], message["world_size"])))
+                case "commit":
+                    self._carry_out(self._me.commit(_going(message)))
+                case "withdraw":
+                    self._carry_out(self._me.withdraw(message["generation"]))
+                case "leave":
+                    self._carry_out(self._me.leave(message["generation"]))
+                case "release":
+                    self._carry_out(self._me.release())
+                case "load":
+                    self._ordered_to_load(message)
+                case "stop":
+                    self._stop.set()
+                case "durable":
+                    self.records.forget(message["step"])
+                case "checkpoint":
+                    self._forget_save(message["step"], message["generation"])
+                case "records":
+                    self._say_records()
+                case "value":
+                    if (group := self._groups.get(message["generation"])) is not None:
+                        group.store.answered(message)
+                case "evicted":
+                    os._exit(1)
+
+    def _ordered_to_load(self, order: JsonObject) -> None:
+        if order != self._loading:
+            self._load_order = order
+            self._changed.notify_all()
+        elif self._loaded is not None:
+            self.say(self._loaded)
+
+    def _carry_out(self, actions: Sequence[p.Action]) -> None:
+        """With the lock held."""
+        for action in actions:
+            match action:
+                case p.Connect(seat):
+                    threading.Thread(target=self._connect, args=(seat,), name="connect", daemon=True).start()
+                case p.Discard(generation):
+                    if (group := self._groups.pop(generation, None)) is not None:
+                        group.collective.leave()
+                case p.CutOff():
+                    if self._collective is not None:
+                        self._collective.leave()
+                case p.SayPrepared(generation):
+                    group = self._groups.get(generation)
+                    self.say({"kind": "prepared", "generation": generation, "connect_s": group.connect_s if group is not None else None})
+                case p.SayRefused(generation, detail):
+                    self.say({"kind": "refused", "generation": generation, "detail": detail})
+                case p.SayFormed(generation, step):
+                    self.say({"kind": "formed", "generation": generation, "step": step, **self._timings})
+                case p.SayLeft(generation, applied):
+                    self.say({"kind": "left", "generation": generation, "applied": applied})
+                case p.SayEnded(generation, outcome):
+                    self.say({"kind": "ended", "generation": generation, "outcome": outcome.value, "applied": self._me.applied})
+                case p.Finish():
+                    self._finish = True
+        self._changed.notify_all()
 
     def _beat(self) -> JsonObject:
-        progress = self._trainer.progress if self._trainer is not None else 0
-        return {"kind": "beat", "applied": self._applied, "progress": progress, "generation": self._generation}
+        me, trainer, collective = self._me, self._trainer, self._collective
+        return {
+            "kind": "beat",
+            "generation": me.seat.generation,
+            "applied": me.applied,
+            "outcome": me.outcome.value if me.outcome is not None else None,
+            "out": me.out,
+            "formed_at": me.formed_at if me.formed else None,
+            "ready": self._ready,
+            "phase": self._phase,
+            "progress": trainer.progress if trainer is not None else 0,
+            "waiting": collective is not None and collective.waiting,
+            "busy_s": self._reporter.busy_s,
+            "step_s": self._reporter.step_s,
+        }
 
-    def _disconnected(self, term: int) -> None:
-        with self._lock:
-            if self._term == term:
+    def _disconnected(self, attachment: int) -> None:
+        with self._changed:
+            if self._attachments == attachment:
                 self._connected.clear()
 
-    def _send(self, message: JsonObject, *, keep: bool = False) -> None:
-        with self._lock:
+    def say(self, message: JsonObject, *, keep: bool = False) -> None:
+        with self._changed:
             if keep:
                 self._outbox.append(message)
             if self._link is not None:
                 self._link.send(message)
 
-    def _forget(self, done: Callable[[JsonObject], bool]) -> None:
-        with self._lock:
-            self._outbox = [message for message in self._outbox if not done(message)]
+    def say_record(self, message: JsonObject) -> None:
+        if self._me.seat.rank == 0:
+            self.say(message)
+
+    def _say_records(self) -> None:
+        for message in (*self.records.rows, *self.records.evaluations):
+            self.say_record(message)
+
+    def _forget_save(self, step: int, generation: int) -> None:
+        self._outbox = [
+            kept
+            for kept in self._outbox
+            if kept["kind"] not in ("saved", "save_failed") or (kept["step"], kept["generation"]) != (step, generation)
+        ]
 
     def _end_when_orphaned(self) -> None:
         last, since = (-1, -1), time.monotonic()
         while True:
             time.sleep(1.0)
             now = (self._trainer.progress if self._trainer is not None else 0, int(self._connected.is_set()))
-            if now != last or self._connected.is_set():
+            if self._connected.is_set() or now != last:
                 last, since = now, time.monotonic()
             elif time.monotonic() - since > ORPHAN_LIMIT_S:
                 os._exit(1)
+            if not self._connected.is_set() and self._controller is not None and was_given_up(*self._controller, self._id):
+                os._exit(1)
+
+    # a thread for each group that is being formed
+
+    def _connect(self, seat: p.Seat) -> None:
+        from launcher.training.collective import Collective, CollectiveBroken
+
+        assert seat.rank is not None
+        collective = Collective(
+            generation=seat.generation,
+            rank=seat.rank,
+            world_size=seat.world_size,
+            device=str(self._built["device"]),
+            timeout_s=COLLECTIVE_TIMEOUT_S,
+        )
+        group = Group(collective, LinkStore(seat.generation, self.say))
+        with self._changed:
+            if self._me.pending != seat:
+                return
+            self._groups[seat.generation] = group
+        began = time.monotonic()
+        try:
+            collective.connect(group.store)
+        except CollectiveBroken as error:
+            with self._changed:
+                self._groups.pop(seat.generation, None)
+                self._carry_out(self._me.could_not_connect(seat.generation, str(error)))
+            return
+        group.connect_s = round(time.monotonic() - began, 4)
+        with self._changed:
+            self._carry_out(self._me.connected(seat.generation))
 
     # the main thread
 
     def _main(self) -> None:
+        from launcher.training.state_transfer import StateDamaged
+
         try:
             self._build()
             while True:
-                self._obey(self._commands.get())
+                self._turn()
         except LauncherError as error:
-            self._fail(str(error), error.exit_code)
-        except BaseException as error:  # noqa: BLE001 - whatever a user's code raises ends the job with their traceback
-            self._fail(self._user_error(error), ExitCode.JOB_FAILED)
+            self._fail(str(error), error.exit_code, recoverable=False)
+        except StateDamaged as error:
+            self._fail(str(error), ExitCode.JOB_FAILED, recoverable=True)
+        except BaseException as error:  # noqa: BLE001 - whatever a user's code raises is reported with their traceback
+            self._fail(self._user_error(error), ExitCode.JOB_FAILED, recoverable=True)
 
     def _build(self) -> None:
         started = time.monotonic()
@@ -193,33 +342,43 @@ class Worker:
         os.chdir(code)
         config = self._spec.config
         device = choose_device(config)
-        threads = config.resources.threads or max(1, (os.cpu_count() or 1) // config.workers.max)
-        trainer = Trainer(config, self._run, Reporter(self), device=device, threads=threads)
+        threads = config.threads(os.cpu_count() or 1)
+        trainer = Trainer(config, self._run, self._reporter, device=device, threads=threads)
         trainer.build()
         warm = trainer.warm_up()
+        if self._joins:
+            trainer.prepare_to_receive()
         self._trainer = trainer
-        self._built = {"device": device, "total_steps": trainer.total_steps, "data_size": trainer.data_size}
-        self._phase = "ready"
-        self._send(
-            {
-                "kind": "ready",
-                **self._built,
-                "threads": threads,
-                "fused": warm.fused,
-                "fuse_reason": warm.reason,
-                "import_s": round(imported - started, 3),
-                "build_s": round(time.monotonic() - imported, 3),
-            },
-            keep=True,
-        )
+        with self._changed:
+            self._built = {"device": device, "total_steps": trainer.total_steps, "data_size": trainer.data_size}
+            self._phase = "ready"
+            self.say(
+                {
+                    "kind": "ready",
+                    **self._built,
+                    "threads": threads,
+                    "fused": warm.fused,
+                    "fuse_reason": warm.reason,
+                    "import_s": round(imported - started, 3),
+                    "build_s": round(time.monotonic() - imported, 3),
+                }
+            )
 
-    def _obey(self, command: JsonObject) -> None:
-        assert self._trainer is not None
-        match command["kind"]:
-            case "load":
-                self._load(command)
-            case "form":
-                self._train(command)
+    def _turn(self) -> None:
+        """Wait for an order, and carry it out."""
+        with self._changed:
+            while not (self._me.may_enter or self._load_order or self._finish):
+                self._changed.wait()
+            finish, load = self._finish, self._load_order
+            self._load_order = None
+            if load is not None:
+                self._loading, self._loaded = load, None
+        if finish:
+            self._end()
+        elif load is not None:
+            self._load(load)
+        else:
+            self._take_part()
 
     def _load(self, command: Any) -> None:
         from launcher.checkpoint.catalog import CheckpointInfo, read_manifest
@@ -235,128 +394,140 @@ class Worker:
         except CheckpointCorrupt as error:
             if command["init_from"] is not None:
                 raise
-            self._send({"kind": "corrupt", "detail": str(error)})
+            with self._changed:
+                self._loaded = {"kind": "corrupt", "detail": str(error), "step": command["step"]}
+                self.say(self._loaded)
             return
-        self._applied = self._trainer.step
-        self._send({"kind": "loaded", "step": self._applied})
+        with self._changed:
+            self._me.applies(Step(self._trainer.step))
+            self._loaded = {"kind": "loaded", "step": self._trainer.step}
+            self.say(self._loaded)
 
-    def _train(self, command: Any) -> None:
-        from launcher.training.collective import Collective, CollectiveBroken
+    def _take_part(self) -> None:
+        """One generation, from its state to its outcome."""
+        from launcher.training.collective import CollectiveBroken
+        from launcher.training.trainer import Outcome as Ending
 
-        assert self._trainer is not None
         trainer = self._trainer
-        self._generation, self._rank, self._world_size = command["generation"], command["rank"], command["world_size"]
-        self._phase = "training"
-        self._forget(lambda kept: kept["kind"] == "ready")
-        self._store = LinkStore(self._generation, self._send)
+        assert trainer is not None
+        with self._changed:
+            if not self._me.may_enter:
+                return
+            began = time.monotonic()
+            going = self._me.enter()
+            group = self._groups.pop(going.generation)
+            if self._collective is not None:
+                self._retired.append(self._collective)
+            self._collective, self.generation, self._phase = group.collective, going.generation, "training"
         try:
-            self._collective = Collective(
-                generation=self._generation,
-                rank=self._rank,
-                world_size=self._world_size,
-                device=str(self._built["device"]),
-                timeout_s=COLLECTIVE_TIMEOUT_S,
-            )
-            self._collective.connect(self._store)
-            outcome = trainer.run(self._collective)
+            self._share(group, going, began)
+            ending = trainer.hold(group.collective) if going.hold else trainer.run(group.collective, again=going.again, save=going.save)
         except CollectiveBroken as error:
-            self._phase = "broken"
-            self._send({"kind": "broken", "detail": str(error), "applied": self._applied}, keep=True)
+            with self._changed:
+                group.collective.leave()
+                self._phase = "waiting"
+                self.say({"kind": "broken", "detail": str(error)})
+                self._carry_out(self._me.came_out())
             return
-        self._close_window()
-        self._phase = "done"
-        self._send({"kind": "outcome", "outcome": outcome.value, "applied": self._applied}, keep=True)
+        with self._changed:
+            self._phase = "waiting"
+            if ending is Ending.SWITCHED:
+                self._carry_out(self._me.switched())
+                return
+            row = self.records.cut(timestamp(SystemClock().now()))
+            if row is not None:
+                self.say_record(row)
+            self._carry_out(self._me.ended(Outcome(ending.value)))
 
-    def _close_window(self) -> None:
-        row = self._window.flush()
-        if row is not None:
-            self._send_row({**row, "time": timestamp(SystemClock().now())})
+    def _share(self, group: Group, going: p.Going, began: float) -> None:
+        """Give or take the state; from then on this rank holds the generation's."""
+        from launcher.training.state_transfer import StateMove
 
-    def _send_row(self, row: JsonObject) -> None:
-        if self._rank == 0:
-            self._send({"kind": "row", **row}, keep=True)
+        trainer, last_step_at = self._trainer, self._reporter.last_step_at
+        assert trainer is not None
+        holds_own = self._me.applied is not None
+        records = trainer.share(group.collective, StateMove(going.donors, going.receivers), self.records.to_json(), holds_own=holds_own)
+        now = time.monotonic()
+        with self._changed:
+            self.records.take(records)
+            self.records.cut(timestamp(SystemClock().now()))
+            self._timings = {
+                "connect_s": group.connect_s,
+                "move_s": round(now - began, 4),
+                "pause_s": round(now - last_step_at, 4) if last_step_at is not None else None,
+            }
+            self._carry_out(self._me.holds(Step(trainer.step)))
 
-    def _fail(self, reason: str, code: ExitCode) -> None:
-        self._phase = "failed"
-        self._send({"kind": "error", "reason": reason, "exit_code": int(code), "step": self._applied}, keep=True)
+    def _end(self) -> None:
+        """Released: what is being uploaded still counts, then the controller ends this process."""
+        assert self._trainer is not None
+        self._trainer.finish()
+        self._phase = "released"
+        self.say({"kind": "released"})
+        self.on_release()
+        time.sleep(ORPHAN_LIMIT_S)
+        os._exit(0)
+
+    def _fail(self, reason: str, code: ExitCode, *, recoverable: bool) -> None:
+        with self._changed:
+            self._phase = "failed"
+            if self._collective is not None:
+                self._collective.leave()
+            self.say(
+                {
+                    "kind": "error",
+                    "reason": reason,
+                    "exit_code": int(code),
+                    "step": self._me.applied,
+                    "generation": self.generation,
+                    "recoverable": recoverable,
+                },
+                keep=True,
+            )
 
     def _user_error(self, error: BaseException) -> str:
-        where = f"rank {self._rank}, after step {self._applied}" if self._generation else "while the job was built"
+        where = f"rank {self._me.seat.rank}, after step {self._me.applied}" if self.generation else "while the job was built"
         return f"{type(error).__name__} in the job's code ({where})\n{user_traceback(error, self._code)}"
 
+    # what the reporter asks, on the main thread
 
-class Reporter:
-    """What the Trainer tells and asks; called on the main thread, `saved` also on the one that uploads."""
+    def applied(self, step: int, *, first: bool) -> None:
+        self._me.applies(Step(step))
+        if first:
+            self.say({**self._beat(), "kind": "first", "time": timestamp(SystemClock().now())})
+            retired, self._retired = self._retired, []
+            if retired:
+                threading.Thread(target=_close, args=(retired,), name="close-groups", daemon=True).start()
 
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
-        self._every = worker._spec.config.checkpoint.every_steps
-        self._log_every = worker._spec.config.trainer.log_every_steps
-        self._clock = SystemClock()
-        self._first = True
+    def switch_wanted(self) -> bool:
+        return self._me.switch_wanted
 
-    def applied(self, record: StepRecord) -> None:
-        worker = self._worker
-        boundary = self._every is not None and record.step % self._every == 0
-        moment = timestamp(self._clock.now()) if boundary or record.step % self._log_every == 0 else ""
-        row = worker._window.add(
-            record.step, loss=record.loss, metrics=record.metrics, seconds=record.seconds, time=moment, grad_norm=record.grad_norm
-        )
-        if row is None and boundary:
-            row = worker._window.flush()
-        worker._applied = record.step
-        if row is not None:
-            worker._send_row(row)
-        if self._first:
-            self._first = False
-            worker._send({**worker._beat(), "kind": "first", "time": timestamp(self._clock.now())})
+    def stop_wanted(self) -> bool:
+        return self._stop.is_set()
 
-    def evaluated(self, step: int, metrics: dict[str, float]) -> None:
-        if self._worker._rank == 0:
-            self._worker._send(
-                {"kind": "evaluated", "step": step, "metrics": {name: finite(value) for name, value in metrics.items()}}, keep=True
-            )
+    def wait_for_controller(self) -> None:
+        if not self._connected.is_set():
+            self._connected.wait(ORPHAN_LIMIT_S + 5.0)
 
-    def saved(self, part: CheckpointPart) -> None:
-        self._worker._send({"kind": "saved", "step": part.step, "part": part.to_json()}, keep=True)
-
-    def save_failed(self, step: int, error: Exception) -> None:
-        self._worker._send({"kind": "save_failed", "step": step, "detail": str(error)}, keep=True)
-
-    def wishes(self) -> Wishes:
-        from launcher.training.step import Wishes
-
-        worker = self._worker
-        if not worker._connected.is_set() and self._every is not None and worker._applied % self._every == 0:
-            worker._connected.wait(ORPHAN_LIMIT_S + 5.0)
-        return Wishes(stop=worker._stop.is_set())
+    def waited_s(self) -> float:
+        return self._collective.waited_s if self._collective is not None else 0.0
 
 
-def finite(value: float) -> float | None:
-    """JSON has no word for what is not a number."""
-    return value if math.isfinite(value) else None
+def _close(collectives: Sequence[Collective]) -> None:
+    for collective in collectives:
+        collective.close()
 
 
-def user_traceback(error: BaseException, code: Path) -> str:
-    """The traceback from where it enters the user's code, with paths as the user knows them; else from where it leaves ours."""
-    entry = _first(error.__traceback__, lambda path: path.startswith(str(code)))
-    if entry is None:
-        ours = str(Path(__file__).resolve().parents[1])
-        entry = _first(error.__traceback__, lambda path: not path.startswith(ours))
-    text = "".join(traceback.format_exception(type(error), error, entry or error.__traceback__))
-    return text.replace(f"{code}{os.sep}", "").rstrip()
-
-
-def _first(entry: TracebackType | None, wanted: Callable[[str], bool]) -> TracebackType | None:
-    while entry is not None and not wanted(entry.tb_frame.f_code.co_filename):
-        entry = entry.tb_next
-    return entry
-
-
-def _number(message: JsonObject, key: str) -> int:
-    value = message[key]
-    assert isinstance(value, int)
-    return value
+def _going(message: Any) -> p.Going:
+    return p.Going(
+        message["generation"],
+        tuple(message["donors"]),
+        tuple(message["receivers"]),
+        message["step"],
+        message["again"],
+        message["hold"],
+        message["save"],
+    )
 
 
 def _path_of(descriptor: int) -> str:

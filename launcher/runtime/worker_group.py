@@ -17,6 +17,7 @@ from ray.util import list_named_actors
 
 from launcher.core.errors import BackendUnavailable
 from launcher.core.types import JsonObject, RunId, WorkerId
+from launcher.runtime.notices import Notices
 from launcher.runtime.worker import Worker
 from launcher.spec.job import JobSpec
 
@@ -27,14 +28,20 @@ STORE_VARIABLES = ("AWS_", "GOOGLE_", "AZURE_")
 class WorkerActor:
     """The part of a worker that Ray knows; Ray wraps every method of an actor's class, so the worker itself is none."""
 
-    def __init__(self, spec: JsonObject, runs: str, worker: str, code_folder: str) -> None:
-        self._worker = Worker(spec, runs, worker, code_folder)
+    def __init__(self, spec: JsonObject, runs: str, worker: str, code_folder: str, joins: bool) -> None:
+        self._worker = Worker(spec, runs, worker, code_folder, joins=joins)
+        elastic = JobSpec.from_json(spec).config.elastic
+        notices = Notices(self._worker.noticed, drain_s=elastic.drain_s, notice_file=elastic.notice_file)
+        notices.install()
+        self._worker.on_release = notices.released
+        self._node_id = ray.get_runtime_context().get_node_id()
 
     def attach(self, term: int, host: str, port: int, secret: str, environment: dict[str, str]) -> JsonObject:
-        return self._worker.attach(term, host, port, secret, environment)
+        description = self._worker.attach(term, host, port, secret, environment)
+        return {**description, "node_id": self._node_id} if description else {}
 
     def describe(self) -> JsonObject:
-        return self._worker.describe()
+        return {**self._worker.describe(), "node_id": self._node_id}
 
 
 @dataclass(frozen=True)
@@ -98,8 +105,8 @@ class WorkerGroup:
                 self.actors[WorkerId(str(name))] = ray.get_actor(str(name))
         return sorted(self.actors)
 
-    def start(self, count: int) -> list[WorkerId]:
-        """`count` new workers. CPU workers reserve no CPU, so that a laptop holds any number."""
+    def start(self, count: int, *, joins: bool) -> list[WorkerId]:
+        """`count` new workers, to `joins` a group at work or to begin. CPU workers reserve no CPU, so that a laptop holds any number."""
         remote = ray.remote(WorkerActor)
         started = []
         for number in range(self.next_number, self.next_number + count):
@@ -112,7 +119,7 @@ class WorkerGroup:
                 "max_concurrency": 4,
                 "max_restarts": 0,
             }
-            self.actors[worker] = remote.options(**options).remote(self.spec.to_json(), self.runs, worker, str(self.code_folder))
+            self.actors[worker] = remote.options(**options).remote(self.spec.to_json(), self.runs, worker, str(self.code_folder), joins)
             started.append(worker)
         self.next_number += count
         return started

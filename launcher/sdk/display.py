@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
+from launcher.jobs.changes import change_sentence, crew
 from launcher.jobs.refs import RunRef
 from launcher.spec.status import RunStatus
 
@@ -30,7 +31,9 @@ def _rows(status: RunStatus) -> list[tuple[str, str]]:
     rows += [(escape(name), f"{value:.4g}") for name, value in sorted(status.metrics.items())]
     if status.samples_per_s is not None:
         rows.append(("samples/s", f"{status.samples_per_s:,.0f}"))
-    rows.append(("workers", f"{status.world_size} of {status.workers.target}"))
+    rows.append(("workers", escape(crew(status))))
+    if status.last_change is not None:
+        rows.append(("last change", escape(change_sentence(status.last_change))))
     if status.checkpoint is not None:
         rows.append(("checkpoint", f"step {status.checkpoint.step} <code>{escape(status.checkpoint.uri)}</code>"))
     if status.dashboard.startswith(("http://", "https://")):

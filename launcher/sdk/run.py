@@ -87,6 +87,18 @@ class Run:
         """Rows of training and evaluation metrics by step; `pandas.DataFrame(run.metrics())` reads them."""
         return jobs.metrics(self._ref)
 
+    def resize(self, size: int | str, *, wait: bool = True) -> RunStatus:
+        """Ask for another number of workers: `run.resize(3)` within the bounds, `run.resize("2..6")` the bounds, with 6 wanted.
+
+        Waits until the run has that size or says why not (status.reason, status.waiting_for), at most two minutes. An
+        interrupt ends the wait alone. Raises ConfigError for a size that it cannot have, RunStateError for an ended run.
+        """
+        wish = jobs.resize(self._ref, size, clock=self._clock)
+        if not wait:
+            return self.status()
+        *_, last = jobs.follow_resize(self._ref, wish, clock=self._clock)
+        return last.status
+
     def stop(self) -> RunStatus:
         """Ask it to save a checkpoint and end; `wait` for the end."""
         return jobs.stop(self._ref, clock=self._clock)

@@ -87,6 +87,19 @@ class RunStatus:
     workers: WorkerBounds
     members: tuple[JsonObject, ...] = ()
     """One object a worker of the generation: id, rank, node, pid."""
+    changes: int = 0
+    """How often the group of workers has changed in this run."""
+    last_change: JsonObject | None = None
+    """The newest change of the group, with the facts of its event `resized`: cause, reason, from_size, to_size, generation,
+    step, at (ISO 8601), joined and left (ids of workers); in seconds, null where unknown, detect_s, agree_s, form_s,
+    move_s, first_step_s, total_s, and pause_s as the loop of the worst survivor felt it; slowdown: the survivors'
+    steps/s while newcomers warmed up over those before, or null."""
+    waiting_for: str = ""
+    """The capacity that is missing for the wanted size, in words; "" when none is."""
+    draining: tuple[str, ...] = ()
+    """Ids of workers that leave with the next change."""
+    stragglers: tuple[str, ...] = ()
+    """Ids of workers that are much slower than the others."""
     steps_lost: int = 0
     samples_repeated: int = 0
     train_loss: float | None = None
@@ -118,7 +131,8 @@ class RunStatus:
         values = {key: value for key, value in document.items() if key in known}
         values["state"] = JobState(values["state"])
         values["workers"] = WorkerBounds(**values["workers"])
-        values["members"] = tuple(values.get("members", ()))
+        for key in ("members", "draining", "stragglers"):
+            values[key] = tuple(values.get(key, ()))
         if values.get("checkpoint") is not None:
             values["checkpoint"] = CheckpointRef(**values["checkpoint"])
         return cls(**values)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from array import array
 from collections.abc import Iterable, Mapping
+from typing import Any
 
-from launcher.core.types import JsonObject
+from launcher.core.types import Json, JsonObject
 
 RESERVED = ("step", "time", "seconds", "loss", "samples_per_s", "grad_norm")
 """Keys of a row that are ours; a task's metric of the same name does not replace them."""
@@ -28,40 +28,6 @@ def goodput(committed_s: float, wall_s: float) -> float | None:
 def trained_seconds(rows: Iterable[JsonObject]) -> float:
     """Seconds in the steps that these rows stand for: where a later term goes on counting."""
     return sum(seconds for row in rows if isinstance(seconds := row.get("seconds"), (int, float)))
-
-
-class CommittedTime:
-    """Seconds spent in steps that still count.
-
-    A step committed again, or an earlier one, means that training was rolled back to before it: what followed is taken out.
-    """
-
-    def __init__(self, *, start: int = 0, seconds: float = 0.0) -> None:
-        """`start`: the state that the term starts from; `seconds`: what earlier terms spent on reaching it."""
-        self._start = start
-        self._settled = seconds
-        self._steps = array("d")
-
-    @property
-    def seconds(self) -> float:
-        return self._settled + math.fsum(self._steps)
-
-    def commit(self, step: int, seconds: float) -> None:
-        """Step `step` (the state after it) took `seconds`. Raises ValueError for a gap or for a step before `start`."""
-        done = step - self._start - 1
-        if not 0 <= done <= len(self._steps):
-            raise ValueError(
-                f"step {step} does not follow: {self._start + len(self._steps)} is committed, the term began after {self._start}"
-            )
-        del self._steps[done:]
-        self._steps.append(seconds)
-
-    def settle(self, step: int) -> None:
-        """Training will not be rolled back to before `step`: forget the single steps up to it, not their sum."""
-        count = min(max(step - self._start, 0), len(self._steps))
-        self._settled += math.fsum(self._steps[:count])
-        del self._steps[:count]
-        self._start += count
 
 
 class MetricWindow:
@@ -109,6 +75,13 @@ class MetricWindow:
         for name in dict.fromkeys(name for record in records for name in record[3]):
             row[name] = _mean([record[3][name] for record in records if name in record[3]])
         return row
+
+    def to_json(self) -> Json:
+        """The unfinished window, for another worker to go on with."""
+        return [[step, time, seconds, {**values}] for step, time, seconds, values in self._records]
+
+    def take(self, document: Any) -> None:
+        self._records = [(step, time, seconds, dict(values)) for step, time, seconds, values in document]
 
 
 def _mean(values: list[float]) -> float | None:

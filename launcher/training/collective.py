@@ -7,12 +7,17 @@ How leaving works depends on the transport: see gloo.py and nccl.py.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+TAG = 0
+"""Of all that one rank sends another: messages of one tag keep their order."""
 
 
 class KeyValueStore(Protocol):
@@ -67,6 +72,10 @@ class Collective:
         self.rank = rank
         self.world_size = world_size
         self._device = device
+        self.waiting = False
+        """Whether somebody waits for the other ranks at this moment; may be read from another thread."""
+        self.waited_s = 0.0
+        """Seconds spent in waiting for them."""
         self._timeout = timedelta(seconds=timeout_s)
         self._transport: Transport | None = None
         self._left = threading.Event()
@@ -103,11 +112,35 @@ class Collective:
 
     def all_reduce(self, tensor: Tensor) -> Work:
         """Sum over the ranks, in place; the order of the sum is the transport's."""
-        return self._start("all_reduce", tensor)
+        return self._call(lambda group: group.allreduce([tensor]))
 
     def broadcast(self, tensor: Tensor, source: int) -> Work:
         """Copy from the rank `source` into every other rank's tensor."""
-        return self._start("broadcast", tensor, source)
+        return self._call(lambda group: group.broadcast(tensor, source))
+
+    def all_to_all(self, received: Tensor, sent: Tensor, received_rows: list[int], sent_rows: list[int]) -> Work:
+        """Give the first `sent_rows[0]` rows of `sent` to rank 0, the next to rank 1, ...; those of rank 0 come first in `received`."""
+        return self._call(lambda group: group.alltoall_base(received, sent, received_rows, sent_rows))
+
+    def all_gather(self, gathered: Tensor, own: Tensor) -> Work:
+        """Every rank's `own`, (n,), one behind the other in `gathered`, (world_size x n,)."""
+        return self._call(lambda group: group._allgather_base(gathered, own))
+
+    def send(self, tensor: Tensor, destination: int) -> Work:
+        """Give a contiguous tensor to one other rank, which calls `recv`; it may not change before the work is done.
+
+        What one rank sends another arrives in that order.
+        """
+        return self._call(lambda group: group.send([tensor], destination, TAG))
+
+    def recv(self, tensor: Tensor, source: int) -> Work:
+        """Fill a contiguous tensor with what the rank `source` sends: as many bytes as it has."""
+        return self._call(lambda group: group.recv([tensor], source, TAG))
+
+    @property
+    def device(self) -> str:
+        """Where tensors have to be to travel: "cpu" or "cuda"."""
+        return self._device
 
     def leave(self) -> None:
         """Make every call that is blocked, or comes later, raise CollectiveBroken. From any thread, at any time, any number of times."""
@@ -115,24 +148,33 @@ class Collective:
         if self._transport is not None:
             self._transport.cut()
 
-    def _start(self, kind: str, tensor: Tensor, source: int = 0) -> Work:
+    def close(self) -> None:
+        """Give the connections back. Only where no other rank can still be inside one of the group's calls."""
+        self._left.set()
+        self._transport = None
+
+    def _call(self, call: Callable[[Any], Any]) -> Work:
         if self._left.is_set():
             raise CollectiveBroken(f"generation {self.generation} was left")
         if self._transport is None:
             return Work(self, None)
         try:
-            group = self._transport.group
-            work = group.allreduce([tensor]) if kind == "all_reduce" else group.broadcast(tensor, source)
+            work = call(self._transport.group)
         except RuntimeError as error:
             raise CollectiveBroken(f"generation {self.generation}: {_first_line(error)}") from error
         return Work(self, work)
 
     def _wait(self, work: Any) -> None:
         if work is not None and self._transport is not None:
+            began = time.perf_counter()
+            self.waiting = True
             try:
                 self._transport.wait(work, self._left.is_set)
             except RuntimeError as error:
                 raise CollectiveBroken(f"generation {self.generation}: {_first_line(error)}") from error
+            finally:
+                self.waiting = False
+                self.waited_s += time.perf_counter() - began
         if self._left.is_set() and work is not None:
             raise CollectiveBroken(f"generation {self.generation} was left")
 

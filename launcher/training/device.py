@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from launcher.config.schema import JobConfig
@@ -28,3 +30,15 @@ def use_threads(threads: int | None) -> None:
     """Let torch compute with so many CPU threads; None: as torch has it."""
     if threads is not None:
         torch.set_num_threads(threads)
+
+
+def use_deterministic_algorithms() -> None:
+    """Let this process compute the same bits from the same input each time; before anything is computed.
+
+    An operator for which torch has no such algorithm raises from then on. Memory that nobody wrote is not filled: reading it is an
+    error of its own, and filling every new tensor takes as long as writing it.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA is first used
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # missing in torch's stubs
+    torch.backends.cudnn.benchmark = False

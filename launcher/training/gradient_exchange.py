@@ -3,15 +3,20 @@
 Buckets follow the parameters in reverse, about the order in which backward passes finish them, and are always sent in that order, so
 that all ranks agree. The last one also carries the step's sums (losses, metrics, flags, buffers): when it has arrived, so has the
 step. Measured on two CPU processes: ResNet-18 at the pace of DDP; an MLP of one bucket no slower than one reduction afterwards.
+
+What the transport makes of a sum depends on the number of ranks; exact_exchange.py is the exchange for which it does not.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+
+from launcher.training.collective import CollectiveBroken
 
 if TYPE_CHECKING:
     from launcher.training.collective import Collective, Work
@@ -19,6 +24,30 @@ if TYPE_CHECKING:
 FIRST_BUCKET_BYTES = 1 << 20
 """Small, so that sending begins early."""
 BUCKET_BYTES = 25 << 20
+
+
+def dtype_of_sums(parameters: list[nn.Parameter]) -> torch.dtype:
+    return torch.float64 if any(parameter.dtype == torch.float64 for parameter in parameters) else torch.float32
+
+
+def cut_into_buckets(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Which parameters share a bucket, in the order in which buckets are sent; never a function of what was before."""
+    buckets: list[list[nn.Parameter]] = [[]]
+    size, limit = 0, FIRST_BUCKET_BYTES
+    for parameter in reversed(parameters):
+        if size >= limit:
+            buckets.append([])
+            size, limit = 0, BUCKET_BYTES
+        buckets[-1].append(parameter)
+        size += parameter.numel() * 4
+    return buckets
+
+
+def wait_for_the_end(work: Work | None) -> None:
+    """Of a call whose result nobody wants any more: only then is its memory free for other use. Its collective was left, or it is done."""
+    if work is not None:
+        with suppress(CollectiveBroken):
+            work.wait()
 
 
 class Bucket:
@@ -52,11 +81,13 @@ def _like(parameter: nn.Parameter, piece: Tensor) -> Tensor:
 
 
 class GradientExchange:
-    """The gradients of one generation. A parameter without a gradient counts as zero, at every world size."""
+    """The gradients of one generation after the other. A parameter without a gradient counts as zero, at every world size."""
+
+    per_shard: ClassVar[bool] = False
 
     def __init__(self, parameters: list[nn.Parameter], collective: Collective) -> None:
         self._parameters = parameters
-        self.dtype = torch.float64 if any(parameter.dtype == torch.float64 for parameter in parameters) else torch.float32
+        self.dtype = dtype_of_sums(parameters)
         """Of everything that is summed."""
         self._collective = collective
         self._buckets: list[Bucket] = []
@@ -73,17 +104,20 @@ class GradientExchange:
     def alone(self) -> bool:
         return self.world_size == 1
 
-    def close(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+    def use(self, collective: Collective) -> None:
+        """Go on in another generation, of any world size, with the same buckets. The one before was left, or has no call under way."""
+        self._armed = False
+        for bucket in self._buckets:
+            wait_for_the_end(bucket.work)
+            bucket.work = None
+        self._collective = collective
 
     def begin_step(self) -> None:
         for parameter in self._parameters:
             parameter.grad = None
         self._armed = False
 
-    def arm(self, sums: Tensor) -> None:
+    def arm(self, sums: Tensor, *, last: bool = True) -> None:
         """Before the last backward pass: `sums`, (n,) of `dtype` and always as long, go with the last bucket."""
         if self.alone:
             self._sums = sums
@@ -92,7 +126,6 @@ class GradientExchange:
             self._make_buckets(len(sums))
         for bucket in self._buckets:
             bucket.missing = dict(zip(bucket.parameters, bucket.views, strict=True))
-            bucket.work = None
         self._buckets[-1].tail.copy_(sums)
         self._sent = 0
         self._armed = True
@@ -113,20 +146,14 @@ class GradientExchange:
         for bucket in self._buckets:
             assert bucket.work is not None, "all were sent"
             bucket.work.wait()
+            bucket.work = None
             for parameter, view in zip(bucket.parameters, bucket.views, strict=True):
                 if parameter.grad is None:  # of another type than the bucket
                     parameter.grad = view.to(parameter.dtype)
         return self._buckets[-1].tail
 
     def _make_buckets(self, tail: int) -> None:
-        pending: list[list[nn.Parameter]] = [[]]
-        size, limit = 0, FIRST_BUCKET_BYTES
-        for parameter in reversed(self._parameters):
-            if size >= limit:
-                pending.append([])
-                size, limit = 0, BUCKET_BYTES
-            pending[-1].append(parameter)
-            size += parameter.numel() * 4
+        pending = cut_into_buckets(self._parameters)
         for index, members in enumerate(pending):
             bucket = Bucket(members, tail if index == len(pending) - 1 else 0, self.dtype)
             self._buckets.append(bucket)

@@ -141,6 +141,11 @@ class RunningStatistics:
             self._sums = [torch.zeros_like(start) for start in self._starts]
             self._scratch = []
 
+    def clear_sums(self) -> None:
+        """Sum from here on, within the step."""
+        for total in self._sums:
+            total.zero_()
+
     def begin_forward(self, width: int) -> None:
         self._scratch = [start.unsqueeze(2).repeat(1, 1, width, 1) for start in self._starts]
         self._calls = dict.fromkeys(self._calls, 0)
@@ -162,7 +167,7 @@ class RunningStatistics:
             total += scratch.sum(2)
 
     def sums(self) -> list[Tensor]:
-        """Sums over this rank's shards, to be added up over the ranks and given to `apply`."""
+        """Sums over this rank's shards, or those since `clear_sums`; to be added up over all shards and given to `apply`."""
         return self._sums
 
     def apply(self, sums: list[Tensor], shards: int) -> None:

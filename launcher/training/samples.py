@@ -95,13 +95,13 @@ class Samples:
 
 
 class TrainingFeed:
-    """The batches of one rank's forward passes, step after step, for one generation."""
+    """The batches of one rank's forward passes, step after step; the threads that read stay from one generation to the next."""
 
-    def __init__(self, samples: Samples, order: DataOrder, plan: BatchPlan, forwards: tuple[range, ...], *, end: int) -> None:
+    def __init__(self, samples: Samples, order: DataOrder, plan: BatchPlan, *, end: int) -> None:
         self._samples = samples
         self._order = order
         self._plan = plan
-        self._forwards = forwards
+        self._forwards: tuple[range, ...] = ()
         self._end = end
         self._readers = None if samples.immediate else ThreadPoolExecutor(READERS, thread_name_prefix="read-samples")
         self._ahead: deque[tuple[int, list[Future[Batch]]]] = deque()
@@ -117,10 +117,13 @@ class TrainingFeed:
         assert at == step, "steps are taken in order"
         return (future.result() for future in reading)
 
-    def close(self) -> None:
-        """What was read ahead is dropped: the next generation reads for itself."""
-        if self._readers is not None:
-            self._readers.shutdown(wait=True, cancel_futures=True)
+    def begin(self, forwards: tuple[range, ...]) -> None:
+        """From now on these are the rank's forward passes; what was read ahead for others is dropped."""
+        for _, reading in self._ahead:
+            for future in reading:
+                future.cancel()
+        self._ahead.clear()
+        self._forwards = forwards
 
     def _read(self, step: int, shards: range) -> Batch:
         return read_forward(self._samples, self._order, self._plan, step, shards)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class CheckpointSaver:
     """At most one part is under way; the next one waits for it."""
 
-    def __init__(self, run: RunStore, saved: Callable[[CheckpointPart], None], failed: Callable[[int, Exception], None]) -> None:
+    def __init__(self, run: RunStore, saved: Callable[[CheckpointPart], None], failed: Callable[[int, int, Exception], None]) -> None:
         from launcher.checkpoint.writer import PartWriter
 
         self._writer = PartWriter(run)
@@ -46,7 +46,7 @@ class CheckpointSaver:
                 world_size=WorldSize(collective.world_size),
             )
         except Exception as error:
-            self._failed(step, error)
+            self._failed(step, collective.generation, error)
             raise
         self.last_step = step
 
@@ -54,7 +54,7 @@ class CheckpointSaver:
             try:
                 self._saved(self._writer.upload(staged))
             except Exception as error:  # noqa: BLE001 - handed to whoever waits
-                self._failed(step, error)
+                self._failed(step, staged.generation, error)
                 return error
             return None
 

@@ -6,18 +6,20 @@ import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from launcher.core.errors import TrainingDiverged, UserCodeError
 from launcher.training.batch import BatchPlan
-from launcher.training.gradient_exchange import GradientExchange
 from launcher.training.per_shard import PerShardLayers
 from launcher.training.random_streams import OTHER_OPERATORS, mix
 from launcher.training.tasks import Batch, Task, at_least_fp32
 from launcher.training.tracked_buffers import TrackedBuffers
+
+if TYPE_CHECKING:
+    from launcher.training.collective import Collective
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,35 @@ class Objective:
                 )
 
 
+class Exchange(Protocol):
+    """How gradients, and with them the step's other sums, are added up over the batch: gradient_exchange.py, exact_exchange.py."""
+
+    dtype: torch.dtype
+    """Of everything that is summed."""
+
+    @property
+    def per_shard(self) -> bool:
+        """Whether it takes the shards one by one, each with its own sums; else a rank's all together, with its last backward pass."""
+        ...
+
+    @property
+    def world_size(self) -> int: ...
+
+    def use(self, collective: Collective) -> None:
+        """Go on in another generation, of any world size. The one before was left, or has no call under way."""
+        ...
+
+    def begin_step(self) -> None: ...
+
+    def arm(self, sums: Tensor, *, last: bool) -> None:
+        """Before a backward pass, the rank's last one in the step or not, (n,): sums that belong to it. Raises CollectiveBroken."""
+        ...
+
+    def finish(self) -> Tensor:
+        """After the last backward pass: the gradients of the whole batch are in `.grad`; the sums of `sums`. Raises CollectiveBroken."""
+        ...
+
+
 class TrainingStep:
     """The computation of a step on one rank."""
 
@@ -117,9 +148,7 @@ class TrainingStep:
         self._on_forward = on_forward
         self._parameters = [parameter for parameter in objective.model.parameters() if parameter.requires_grad]
 
-    def compute(
-        self, step: int, forwards: tuple[range, ...], batches: Iterable[Batch], exchange: GradientExchange, wishes: Wishes
-    ) -> StepSums:
+    def compute(self, step: int, forwards: tuple[range, ...], batches: Iterable[Batch], exchange: Exchange, wishes: Wishes) -> StepSums:
         """Gradients of the whole batch in `.grad` of the parameters; nothing else of the state is changed.
 
         Whatever is raised, CollectiveBroken or the user's own, the state is that before the step.
@@ -132,18 +161,21 @@ class TrainingStep:
                 parameter.grad = None
             raise
 
-    def _compute(
-        self, step: int, forwards: tuple[range, ...], batches: Iterable[Batch], exchange: GradientExchange, wishes: Wishes
-    ) -> StepSums:
+    def _compute(self, step: int, forwards: tuple[range, ...], batches: Iterable[Batch], exchange: Exchange, wishes: Wishes) -> StepSums:
         exchange.begin_step()
         self._layers.statistics.begin_step()
         self._buffers.begin_step()
         figures: Tensor | None = None
         for index, (shards, batch) in enumerate(zip(forwards, batches, strict=True)):
+            if exchange.per_shard and index > 0:
+                figures, wishes = None, Wishes()  # said once by each rank
+                self._layers.statistics.clear_sums()
+                self._buffers.clear_sums()
             losses, values = self.forward(step, shards, batch)
             figures = values if figures is None else figures + values
-            if index == len(forwards) - 1:
-                exchange.arm(self._pack(figures, wishes, exchange.dtype))
+            last = index == len(forwards) - 1
+            if last or exchange.per_shard:
+                exchange.arm(self._pack(figures, wishes, exchange.dtype), last=last)
             torch.autograd.backward(losses, torch.full_like(losses, 1.0 / self._plan.global_batch_size))
         return self._unpack(exchange.finish(), exchange.world_size)
 

@@ -24,6 +24,11 @@ class TrackedBuffers:
         self._starts = [self._value(place).detach().clone() for place in self._places]
         self._sums = [_zeros(start) for start in self._starts]
 
+    def clear_sums(self) -> None:
+        """Sum from here on, within the step."""
+        for total in self._sums:
+            total.zero_()
+
     def begin_forward(self) -> None:
         self.roll_back()
 
@@ -36,7 +41,7 @@ class TrackedBuffers:
                 total += _digits(value)
 
     def sums(self) -> list[Tensor]:
-        """What this rank adds to the step's last collective."""
+        """What this rank adds to the step's last collective, or what came since `clear_sums`."""
         return self._sums
 
     @torch.no_grad()

@@ -7,8 +7,10 @@ Both are kept beside the configuration that made them: what the present configur
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,15 +43,28 @@ class TrainState:
         self._optimizer_choice = _choice(optimizer_choice)
         self._scheduler_choice = None if scheduler_choice is None else _choice(scheduler_choice)
         self._names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        self.prepared: dict[str, Tensor] = {}
+        """Memory for what the optimizer will keep, by name, while it keeps nothing yet."""
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of the state, by name; not copies."""
-        named = {MODEL + name: value for name, value in self._model_tensors().items()}
-        for index, kept in self.optimizer.state_dict()["state"].items():
-            for key, value in kept.items():
-                if isinstance(value, Tensor):
-                    named[f"{OPTIMIZER}{self._names[index]}.{key}"] = value
-        return named
+        return {MODEL + name: value for name, value in self._model_tensors().items()} | self._kept_by(self.optimizer)
+
+    def prepare_to_receive(self) -> None:
+        """Allocate, and touch, what the optimizer will keep: most optimizers do that in their first step only.
+
+        For a worker that is about to be given the state by others: its memory is there before they have to wait for it. The state
+        itself does not change; what is found out comes from one step of a copy of the optimizer, so memory for one more copy of the
+        parameters and for their gradients is needed meanwhile.
+        """
+        if self.optimizer.state:
+            return
+        trial = copy.deepcopy(self.optimizer)
+        for group in trial.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = torch.zeros_like(parameter)
+        trial.step()
+        self.prepared = self._kept_by(trial)
 
     def document(self, step: int) -> JsonObject:
         """Everything that is no tensor. Raises UserCodeError where it is no JSON."""
@@ -73,6 +88,31 @@ class TrainState:
 
     def load_model(self, tensors: Mapping[str, Tensor]) -> None:
         """Parameters and buffers. Raises CheckpointCorrupt when names or shapes are not those of the model."""
+        self._copy_into_model(self._fitting(tensors))
+
+    def load(self, tensors: Mapping[str, Tensor], document: Any) -> int:
+        """The whole state; the step that it is of. Raises CheckpointCorrupt or ConfigError where it does not fit.
+
+        What the optimizer keeps is taken over as it is, not copied, where its device allows. Whether it fits is checked first.
+        """
+        fitting = self._fitting(tensors)
+        try:
+            self._check_optimizer(document["optimizer"])
+            same_optimizer = document["optimizer"]["choice"] == self._optimizer_choice
+            saved = document["scheduler"]
+            same_schedule = same_optimizer and (saved and saved["choice"]) == self._scheduler_choice
+            self._copy_into_model(fitting)
+            self._load_optimizer(tensors, document["optimizer"], hyper_parameters=same_schedule)
+            if same_schedule and self.scheduler is not None:
+                self.scheduler.load_state_dict(_restored(saved["state"], self.scheduler.state_dict()))
+            elif self.scheduler is not None:
+                self._replay_schedule(int(document["step"]))
+            return int(document["step"])
+        except (KeyError, TypeError, IndexError) as error:
+            raise CheckpointCorrupt("the state of a checkpoint is damaged", given=f"{type(error).__name__}: {error}") from error
+
+    def _fitting(self, tensors: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """The model's tensors, each with the given one. Raises CheckpointCorrupt when names or shapes are not those of the model."""
         given = {name.removeprefix(MODEL): value for name, value in tensors.items() if name.startswith(MODEL)}
         own = self._model_tensors()
         for name in own.keys() | given.keys():
@@ -85,30 +125,26 @@ class TrainState:
                     expected=f"{shapes[1]}, as the model has it",
                     next="use the model that the checkpoint was made with",
                 )
-        with torch.no_grad():
-            for name, value in own.items():
-                value.copy_(given[name])
+        return [(value, given[name]) for name, value in own.items()]
 
-    def load(self, tensors: Mapping[str, Tensor], document: Any) -> int:
-        """The whole state; the step that it is of. Raises CheckpointCorrupt or ConfigError where it does not fit."""
-        self.load_model(tensors)
-        try:
-            same_optimizer = document["optimizer"]["choice"] == self._optimizer_choice
-            saved = document["scheduler"]
-            same_schedule = same_optimizer and (saved and saved["choice"]) == self._scheduler_choice
-            self._load_optimizer(tensors, document["optimizer"], hyper_parameters=same_schedule)
-            if same_schedule and self.scheduler is not None:
-                self.scheduler.load_state_dict(saved["state"])
-            elif self.scheduler is not None:
-                self._replay_schedule(int(document["step"]))
-            return int(document["step"])
-        except (KeyError, TypeError, IndexError) as error:
-            raise CheckpointCorrupt("the state of a checkpoint is damaged", given=f"{type(error).__name__}: {error}") from error
+    @torch.no_grad()
+    def _copy_into_model(self, fitting: list[tuple[Tensor, Tensor]]) -> None:
+        for own, given in fitting:
+            if not _same_memory(own, given):
+                own.copy_(given)
 
     def _model_tensors(self) -> dict[str, Tensor]:
         return self.model.state_dict()
 
-    def _load_optimizer(self, tensors: Mapping[str, Tensor], saved: Any, *, hyper_parameters: bool) -> None:
+    def _kept_by(self, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+        return {
+            f"{OPTIMIZER}{self._names[index]}.{key}": value
+            for index, kept in optimizer.state_dict()["state"].items()
+            for key, value in kept.items()
+            if isinstance(value, Tensor)
+        }
+
+    def _check_optimizer(self, saved: Any) -> None:
         if saved["choice"]["target"] != self._optimizer_choice["target"]:
             raise ConfigError(
                 "the checkpoint was made with another optimizer",
@@ -117,22 +153,27 @@ class TrainState:
                 expected=str(saved["choice"]["target"]),
                 next="keep the optimizer, or begin a new run with checkpoint.init_from",
             )
-        present = self.optimizer.state_dict()
-        state: dict[int, dict[str, Any]] = {}
-        for index, name in enumerate(self._names):
-            prefix = f"{OPTIMIZER}{name}."
-            kept = dict(saved["scalars"].get(name, {}))
-            kept |= {
-                key.removeprefix(prefix): value
-                for key, value in tensors.items()
-                if key.startswith(prefix) and "." not in key.removeprefix(prefix)
-            }
-            if kept:
-                state[index] = kept
-        groups = present["param_groups"]
+
+    def _load_optimizer(self, tensors: Mapping[str, Tensor], saved: Any, *, hyper_parameters: bool) -> None:
+        kept: dict[str, dict[str, Any]] = {name: dict(values) for name, values in saved["scalars"].items()}
+        for full, value in tensors.items():
+            if full.startswith(OPTIMIZER):
+                name, _, key = full.removeprefix(OPTIMIZER).rpartition(".")
+                kept.setdefault(name, {})[key] = value
+        state = {index: kept[name] for index, name in enumerate(self._names) if kept.get(name)}
+        groups = self.optimizer.state_dict()["param_groups"]
         if hyper_parameters:
             groups = [{**group, **_tuples(old)} for group, old in zip(groups, saved["groups"], strict=True)]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self._keep_types(state)
+        self.prepared = {}
+
+    def _keep_types(self, state: Mapping[int, Mapping[str, Any]]) -> None:
+        """torch gives what an optimizer keeps the type of its parameter: a sum in fp32 of a parameter in bf16 would be rounded."""
+        for index, kept in self.optimizer.state_dict()["state"].items():
+            for key, value in state.get(index, {}).items():
+                if isinstance(value, Tensor) and kept[key].dtype != value.dtype:
+                    kept[key] = value.to(kept[key].device)
 
     def _replay_schedule(self, step: int) -> None:
         """The configuration has another schedule than the checkpoint: be where it would be had it been there from the start."""
@@ -159,6 +200,28 @@ def _json(value: Any, key: str) -> Any:
             expected="numbers, text, lists and mappings",
             next=f"choose another {key}, or give its class a state_dict of such values",
         ) from error
+
+
+def _restored(saved: Any, present: Any) -> Any:
+    """What JSON made other types of, as a scheduler has it: tuples, counters, and mappings with numbers for keys."""
+    if isinstance(present, Mapping) and isinstance(saved, Mapping):
+        keys = {json.dumps(key).strip('"'): key for key in present}
+        values = {keys.get(key, key): _restored(value, present.get(keys.get(key, key))) for key, value in saved.items()}
+        return Counter(values) if isinstance(present, Counter) else values
+    if isinstance(present, (list, tuple)) and isinstance(saved, list):
+        like = present if len(present) == len(saved) else [None] * len(saved)
+        return type(present)(_restored(value, other) for value, other in zip(saved, like, strict=True))
+    return saved
+
+
+def _same_memory(one: Tensor, other: Tensor) -> bool:
+    return (one.device, one.data_ptr(), one.dtype, one.shape, one.stride()) == (
+        other.device,
+        other.data_ptr(),
+        other.dtype,
+        other.shape,
+        other.stride(),
+    )
 
 
 def _number(value: Any) -> Any:

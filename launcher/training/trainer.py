@@ -15,16 +15,20 @@ from torch import Tensor
 from launcher.config.schema import Component, JobConfig
 from launcher.core.errors import ConfigError, UserCodeError
 from launcher.core.run_store import RunStore
+from launcher.core.types import JsonObject
 from launcher.training.batch import BatchPlan, total_steps
+from launcher.training.collective import CollectiveBroken
 from launcher.training.components import build
 from launcher.training.data_order import DataOrder
-from launcher.training.device import use_threads
+from launcher.training.device import use_deterministic_algorithms, use_threads
 from launcher.training.evaluate import evaluate
+from launcher.training.exact_exchange import ExactExchange
 from launcher.training.gradient_exchange import GradientExchange
 from launcher.training.per_shard import PerShardLayers
 from launcher.training.samples import Samples, TrainingFeed, read_forward
 from launcher.training.saving import CheckpointSaver
-from launcher.training.step import Objective, TrainingStep, Wishes
+from launcher.training.state_transfer import StateMove, share_state
+from launcher.training.step import Exchange, Objective, TrainingStep, Wishes
 from launcher.training.tracked_buffers import TrackedBuffers
 from launcher.training.train_state import TrainState
 from launcher.training.warm_up import TrialStep, WarmUp
@@ -35,6 +39,8 @@ if TYPE_CHECKING:
 
 TOTAL_STEPS = "total_steps"
 """As a value among the scheduler's parameters: the number of steps of the whole training."""
+RECORDS = "records"
+"""In the header that goes with the state: what the ranks keep of the steps done."""
 SAMPLES_CHECKED = 2
 """How many samples the model is tried on before anything else."""
 
@@ -67,7 +73,7 @@ class Observer(Protocol):
         """This rank's part of a checkpoint is durable. Comes from the saving thread."""
         ...
 
-    def save_failed(self, step: int, error: Exception) -> None: ...
+    def save_failed(self, step: int, generation: int, error: Exception) -> None: ...
 
     def wishes(self) -> Wishes:
         """What to say to the other ranks with the next step; asked once a step."""
@@ -77,10 +83,13 @@ class Observer(Protocol):
 class Outcome(Enum):
     FINISHED = "finished"
     STOPPED = "stopped"
+    SWITCHED = "switched"
+    """Every rank knows the decision to go over to another generation."""
+    HELD = "held"
 
 
 class Trainer:
-    """Call `build`, then `restore` or `initialise` where there is something to begin from, then `run` for each generation."""
+    """Call `build`, then `restore` or `initialise` where there is something to begin from; then for each generation `share` and `run`."""
 
     def __init__(self, config: JobConfig, run: RunStore, observer: Observer, *, device: str, threads: int | None) -> None:
         self._config = config
@@ -89,6 +98,9 @@ class Trainer:
         self._device = device
         self._threads = threads
         self._warm_up: WarmUp | None = None
+        self._exchange: Exchange | None = None
+        self._entered = 0
+        """The newest generation."""
         self.step = 0
         """Steps applied."""
         self.total_steps = 0
@@ -103,6 +115,8 @@ class Trainer:
         """
         config = self._config
         use_threads(self._threads)
+        if config.elastic.exact:
+            use_deterministic_algorithms()
         random.seed(config.seed)
         np.random.seed(config.seed % 2**32)
         torch.manual_seed(config.seed)
@@ -134,7 +148,20 @@ class Trainer:
         together = self._read(full, range(2)) if pair == 2 else None
         objective = Objective(self._model, self._task, precision="fp32", device=self._device)
         self._count_forward()
-        trial = TrialStep(objective, self._layers, seed=config.seed).run(shards, together, config.trainer.fuse)
+        try:
+            trial = TrialStep(objective, self._layers, seed=config.seed).run(
+                shards, together, config.trainer.fuse, exact=config.elastic.exact
+            )
+        except RuntimeError as error:
+            if config.elastic.exact and "deterministic implementation" in str(error):
+                raise UserCodeError(
+                    "torch has no deterministic algorithm for an operator of the job",
+                    where="elastic.exact",
+                    given=str(error).partition(".")[0],
+                    expected="operators that give the same bits each time",
+                    next="use another operator, or elastic.exact=false",
+                ) from error
+            raise
         self._count_forward()
         self._plan = full if trial.warm_up.fused else replace(full, width=1)
         self._step = TrainingStep(
@@ -166,46 +193,91 @@ class Trainer:
         tensors, _ = read_checkpoint(run, manifest)
         self._state.load_model(tensors)
 
-    def run(self, collective: Collective) -> Outcome:
-        """Train from `step` to `total_steps` as one rank of a generation; saved and evaluated when it returns.
+    def prepare_to_receive(self) -> None:
+        """Have the memory for another rank's state before that rank has to wait for it."""
+        self._state.prepare_to_receive()
 
-        Raises CollectiveBroken when the generation ended: the step in flight is not applied. Raises TrainingDiverged;
-        what the user's own code raises comes out unchanged.
+    def share(self, collective: Collective, move: StateMove, records: JsonObject, *, holds_own: bool) -> JsonObject:
+        """Give the state to those ranks of a new generation that need it, or take it; the records are those of the first donor.
+
+        holds_own: the state of this rank is worth keeping until another one has arrived whole.
+        Raises CollectiveBroken and StateDamaged.
         """
+        header: JsonObject = {**self._state.document(self.step), RECORDS: records}
+        taken: Any = share_state(collective, move, self._state, header, device=self._device, holds_own=holds_own)
+        self.step = int(taken["step"])
+        return dict(taken[RECORDS])
+
+    def run(self, collective: Collective, *, again: bool = False, save: bool = False) -> Outcome:
+        """Train from `step` to `total_steps` as one rank of a generation whose ranks all hold that state.
+
+        again: the generation before ended in the middle, perhaps before what belongs to this step was done; it is done now.
+        save: begin with a checkpoint.
+        Saved and evaluated where it returns FINISHED, saved where STOPPED. Raises CollectiveBroken when the generation ended:
+        the step in flight is not applied. Raises TrainingDiverged; what the user's own code raises comes out unchanged.
+        """
+        self._enter(collective)
+        try:
+            if save or (again and self._due(self._config.checkpoint.every_steps)):
+                self._save(collective)
+            if again and self._due(self._config.trainer.eval_every_steps):
+                self._evaluate(collective)
+            return self._train_until_end(collective)
+        except CollectiveBroken:
+            collective.leave()
+            raise
+
+    def hold(self, collective: Collective) -> Outcome:
+        """Save, so that the state outlives this group, which is too small to train."""
+        self._enter(collective)
+        self._save_and_wait(collective)
+        return Outcome.HELD
+
+    def finish(self) -> None:
+        """Wait until what is being saved is durable."""
+        self._saver.wait()
+
+    def _enter(self, collective: Collective) -> None:
         if self._warm_up is None:
             self.warm_up()
-        if self.step == 0 and collective.world_size > 1:
-            self._take_from_rank_0(collective)
-        forwards = self._plan.forwards(collective.world_size, collective.rank)
-        exchange = GradientExchange([item for item in self._model.parameters() if item.requires_grad], collective)
-        feed = TrainingFeed(self._train, self._order, self._plan, forwards, end=self.total_steps)
-        try:
-            return self._train_until_end(collective, exchange, feed, forwards)
-        finally:
-            exchange.close()
-            feed.close()
-            self._saver.wait()
+        if self._exchange is None:
+            self._exchange = self._make_exchange(collective)
+            self._feed = TrainingFeed(self._train, self._order, self._plan, end=self.total_steps)
+        self._exchange.use(collective)
+        self._feed.begin(self._plan.forwards(collective.world_size, collective.rank))
+        if 0 < self._entered < collective.generation:
             self._saver.last_step = None  # whether all ranks' parts became a checkpoint is not known here
+        self._entered = collective.generation
 
-    def _train_until_end(
-        self, collective: Collective, exchange: GradientExchange, feed: TrainingFeed, forwards: tuple[range, ...]
-    ) -> Outcome:
-        trainer, save_every = self._config.trainer, self._config.checkpoint.every_steps
+    def _make_exchange(self, collective: Collective) -> Exchange:
+        parameters = [item for item in self._model.parameters() if item.requires_grad]
+        if self._config.elastic.exact:
+            return ExactExchange(parameters, collective, shards=self._plan.shards)
+        return GradientExchange(parameters, collective)
+
+    def _due(self, every_steps: int | None) -> bool:
+        return every_steps is not None and 0 < self.step < self.total_steps and self.step % every_steps == 0
+
+    def _train_until_end(self, collective: Collective) -> Outcome:
+        trainer, checkpoint = self._config.trainer, self._config.checkpoint
+        exchange, feed = self._exchange, self._feed
+        assert exchange is not None
+        forwards = self._plan.forwards(collective.world_size, collective.rank)
         while self.step < self.total_steps:
             began = time.perf_counter()
             sums = self._step.compute(self.step, forwards, feed.step(self.step), exchange, self._observer.wishes())
             norm = self._step.apply(sums, self.step + 1)
             self.step += 1
             self._observer.applied(StepRecord(self.step, sums.loss, sums.metrics, time.perf_counter() - began, norm))
-            if self.step == self.total_steps:
-                break
-            if trainer.eval_every_steps and self.step % trainer.eval_every_steps == 0:
+            if self._due(trainer.eval_every_steps):
                 self._evaluate(collective)
-            if sums.stop:
+            if sums.stop and self.step < self.total_steps:
                 self._save_and_wait(collective)
                 return Outcome.STOPPED
-            if save_every and self.step % save_every == 0:
+            if self._due(checkpoint.every_steps):
                 self._save(collective)
+            if sums.switch and self.step < self.total_steps:
+                return Outcome.SWITCHED
         self._evaluate(collective)
         self._save_and_wait(collective)
         return Outcome.FINISHED
@@ -225,16 +297,6 @@ class Trainer:
         error = self._saver.wait()
         if error is not None:
             raise error
-
-    def _take_from_rank_0(self, collective: Collective) -> None:
-        """Ranks need not have built equal models: some start from what their machine gives."""
-        with torch.no_grad():
-            for _, tensor in sorted(self._state.tensors().items()):
-                whole = tensor.detach().contiguous()
-                carried = whole.to(torch.uint8) if whole.dtype == torch.bool else whole
-                carried = carried.to(self._device)
-                collective.broadcast(carried, 0).wait()
-                tensor.copy_(carried)
 
     def _build_data(self) -> None:
         config = self._config

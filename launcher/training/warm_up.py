@@ -68,12 +68,14 @@ class TrialStep:
         self._seed = seed
         self._start = {name: buffer.clone() for name, buffer in self._model.named_buffers() if id(buffer) not in layers.statistics.buffers}
 
-    def run(self, shards: list[Batch], together: Batch | None, fuse: Literal["auto", "on", "off"]) -> Trial:
+    def run(self, shards: list[Batch], together: Batch | None, fuse: Literal["auto", "on", "off"], *, exact: bool = False) -> Trial:
         """`shards`: the batches of the first two shards (or of the only one); `together`: both as one fused pass, None where there is one."""
         with RandomOperators(self._layers) as operators:
             first = self._pass(range(1), shards[0])
         buffers = [name for name, value in first.buffers.items() if not torch.equal(value, self._start[name])]
         random = sorted(set(operators.found))
+        if exact:
+            return Trial(WarmUp(False, "one shard at a time: elastic.exact"), buffers)
         return Trial(self._judge(shards, together, first, random, fuse), buffers)
 
     def _judge(self, shards: list[Batch], together: Batch | None, first: _Result, random: list[str], fuse: str) -> WarmUp:

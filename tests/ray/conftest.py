@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.support.clusters import ray_cluster
 from tests.support.jobs import Project, ray_of_its_own, write_project
 from tests.support.s3 import build_before, s3, s3_environment
 
@@ -21,6 +23,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def ray_folder() -> Iterator[Path]:
     with ray_of_its_own() as folder:
         yield folder
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Any]:
+    """A Ray without jobs, of which this process is the driver."""
+    with ray_cluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def test_bad_configuration_leaves_nothing_behind(project: Project) -> None:
         (["workers=3..2"], "workers"),
         (["workers=200"], "workers"),
         (["trainer.micro_batch_size=7"], "trainer.micro_batch_size"),
-        (["elastic.exact=true"], "elastic.exact"),
+        (["elastic.exact=true", "trainer.fuse=on"], "trainer.fuse"),
         (["gpu=1"], "gpu"),
     ):
         refused = project.launch("train", *project.job(*words), check=None)

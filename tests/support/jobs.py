@@ -19,18 +19,28 @@ from typing import Any
 HANG_S = 180.0
 
 SLOW_MODEL = '''
+import os
 import time
 
 import torch
 from torch import nn
 
 
+def only_here():
+    """True in one process, once."""
+    try:
+        os.close(os.open("failed-once", os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
+
+
 class Slow(nn.Module):
     """Takes its time, so that a test can catch it at work; BatchNorm and Dropout, so that there is state to get wrong."""
 
-    def __init__(self, pause_s: float = 0.03, fail_at: int = -1, classes: int = 10):
+    def __init__(self, pause_s: float = 0.03, fail_at: int = -1, fail_once_at: int = -1, classes: int = 10):
         super().__init__()
-        self.pause_s, self.fail_at, self.calls = pause_s, fail_at, 0
+        self.pause_s, self.fail_at, self.fail_once_at, self.calls = pause_s, fail_at, fail_once_at, 0
         self.layers = nn.Sequential(
             nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.1), nn.Linear(32, classes)
         )
@@ -39,6 +49,8 @@ class Slow(nn.Module):
         self.calls += 1
         if self.training:
             time.sleep(self.pause_s)
+        if self.training and self.calls == self.fail_once_at and only_here():
+            raise ZeroDivisionError("a mistake that only one process makes")
         if 0 <= self.fail_at < self.calls:
             raise ZeroDivisionError("a mistake in the user's model")
         return self.layers(images)
@@ -48,6 +60,7 @@ SLOW_CONFIG = """\
 _target_: models.slow.Slow
 pause_s: 0.03
 fail_at: -1
+fail_once_at: -1
 classes: 10
 """
 

@@ -25,12 +25,12 @@ def test_the_package_offers_these_names() -> None:
 @pytest.mark.unit
 def test_a_run_offers_these_verbs() -> None:
     public = {name for name, _ in inspect.getmembers(launcher.Run) if not name.startswith("_")}
-    assert public == {"id", "name", "uri", "status", "wait", "logs", "events", "metrics", "stop", "resume", "dashboard"}
+    assert public == {"id", "name", "uri", "status", "wait", "logs", "events", "metrics", "resize", "stop", "resume", "dashboard"}
 
 
 @pytest.mark.unit
 def test_the_command_offers_these_verbs() -> None:
-    assert list(VERBS) == ["train", "plan", "ls", "status", "logs", "events", "stop", "resume", "dashboard", "completion"]
+    assert list(VERBS) == ["train", "plan", "ls", "status", "logs", "events", "resize", "stop", "resume", "dashboard", "completion"]
 
 
 @pytest.mark.distributed

@@ -95,6 +95,9 @@ def test_names_of_runs_are_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert candidates("launch status --runs third f") == ["far"]
     monkeypatch.setenv("LAUNCHER_RUNS", str(tmp_path / "elsewhere"))
     assert candidates("launch logs ") == ["fast"]
+    assert candidates("launch resize --no-wait -o json f") == ["fast"]
+    assert candidates("launch resize fast ") == []
+    assert candidates("launch resize fast --no") == ["--no-wait"]
     monkeypatch.setenv("LAUNCHER_RUNS", "s3://bucket/runs")
     assert candidates("launch logs ") == []
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from launcher.backends.base import Placement
 from launcher.cli import render
 from launcher.core.run_store import WorkerBounds
-from launcher.core.types import RunId
+from launcher.core.types import JsonObject, RunId
 from launcher.jobs.refs import RunRef
 from launcher.jobs.submitting import Plan
 from launcher.spec.job import CodeRef, JobSpec
@@ -44,7 +45,7 @@ def test_a_progress_line_has_the_figures() -> None:
     line = click.unstyle(render.progress_line(STATUS, eta_s=185))
     assert line == (
         "RUNNING  step 50/200 (25 %)  epoch 2.50  loss 0.1235  accuracy 0.975  12,346 samples/s  3m 05s to go"
-        "  2 of 4 (1..4) workers, generation 1"
+        "  2 of 4 workers (1..4), generation 1"
     )
     pending = RunStatus(run_id="r", name="r", state=JobState.PENDING, reason="the controller is starting", workers=STATUS.workers)
     assert click.unstyle(render.progress_line(pending)) == "PENDING  the controller is starting"
@@ -63,6 +64,30 @@ def test_the_summary_says_what_became_of_it_and_where_everything_is(monkeypatch:
     assert "resume" not in click.unstyle(render.summary(replace(STATUS, state=JobState.SUCCEEDED), REF))
 
 
+def test_the_status_of_an_elastic_run_says_what_its_group_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAUNCHER_RUNS", "/data/runs")
+    assert "change" not in render.status_text(STATUS, REF)
+    change: JsonObject = {"cause": "lost", "from_size": 3, "to_size": 2, "step": 40, "pause_s": 0.21, "detect_s": 0.02, "total_s": 0.3}
+    elastic = replace(
+        STATUS, changes=5, last_change=change, waiting_for="2 workers with 1 GPU each", draining=("w3",), stragglers=("w4", "w5")
+    )
+    assert RunStatus.from_json(json.loads(json.dumps(elastic.to_json()))) == elastic
+    lines = [line.strip() for line in click.unstyle(render.status_text(elastic, REF)).splitlines()]
+    assert "workers     2 of 4 workers (1..4), generation 1, waits for 2 workers with 1 GPU each" in lines
+    assert "draining    w3" in lines
+    assert "slow        w4, w5: much slower than the others" in lines
+    assert "last change 3 -> 2 workers at step 40 (lost: a worker was lost): pause 0.21 s; detect 0.02 s" in lines
+    assert f"{'d' * 32}  0.30 s in all" in lines
+    assert "changes     5" in lines
+
+
+def test_a_status_of_before_there_was_elasticity_is_read() -> None:
+    document = STATUS.to_json()
+    for key in ("changes", "last_change", "waiting_for", "draining", "stragglers"):
+        del document[key]
+    assert RunStatus.from_json(document) == STATUS
+
+
 def test_commands_name_the_place_only_where_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAUNCHER_RUNS", "/data/runs")
     assert render.command("logs", REF, "-f") == "launch logs mine -f"
@@ -79,7 +104,7 @@ def test_the_table_is_aligned() -> None:
 
 def test_events_and_log_lines_say_where_they_happened() -> None:
     event = {"time": "x", "term": 2, "generation": 3, "step": 7, "kind": "worker_lost", "rank": 1, "exit": {"code": -9}}
-    assert click.unstyle(render.event_line(event)) == "x  [term 2 generation 3 step 7]  worker_lost  rank=1 exit={code=-9}"
+    assert click.unstyle(render.event_line(event)) == "x  [term 2 generation 3 step 7]  worker_lost  rank 1  exit={code=-9}"
     assert click.unstyle(render.log_line({"rank": 1, "stream": "stdout", "line": "[red] hello"})) == "[rank 1] [red] hello"
 
 

@@ -12,7 +12,9 @@ from click.testing import CliRunner, Result
 
 from launcher.backends.base import Dashboard, Owner
 from launcher.cli import run_verbs
-from launcher.core.errors import BackendUnavailable, RunNotFound, RunStateError
+from launcher.core.errors import BackendUnavailable, RunNotFound, RunStateError, UsageError
+from launcher.core.run_store import WorkerBounds
+from launcher.core.types import JsonObject
 from launcher.jobs.refs import RunRef
 from launcher.spec.status import JobState
 from tests.support.fakes import FakeBackend, FakeController, ScriptedClock
@@ -70,7 +72,7 @@ def test_status_answers_whatever_the_state(call: Callable[..., Result], finished
 
 
 def test_an_unknown_run_is_a_usage_error(call: Callable[..., Result], finished: RunRef) -> None:
-    for verb in ("status", "logs", "events", "stop", "resume", "dashboard"):
+    for verb in ("status", "logs", "events", "resize", "stop", "resume", "dashboard"):
         with pytest.raises(RunNotFound, match="there is no run other") as caught:
             call(verb, "other")
         assert caught.value.exit_code == 2
@@ -128,6 +130,90 @@ def test_stop_waits_for_the_end_unless_told_not_to(
     result = call("stop", "mine", "-o", "json")
     assert result.exit_code == 0
     assert json.loads(result.stdout)["state"] == "STOPPED"
+
+
+@pytest.fixture
+def elastic(submit: Callable[..., RunRef], clock: ScriptedClock, monkeypatch: pytest.MonkeyPatch) -> FakeController:
+    """A run of 2..4 workers with 4, and a person whose waiting is the script's time."""
+    monkeypatch.setattr("launcher.jobs.resizing.SystemClock", lambda: clock)
+    ref = submit(name="mine", workers="2..4")
+    return FakeController(ref.open(), clock, state=JobState.RUNNING, world_size=4, generation=1, step=50).take_office()
+
+
+def test_resize_waits_for_the_size_and_shows_the_change(call: Callable[..., Result], elastic: FakeController, clock: ScriptedClock) -> None:
+    change: JsonObject = {
+        "cause": "shrink",
+        "reason": "asked for",
+        "from_size": 4,
+        "to_size": 3,
+        "generation": 2,
+        "step": 60,
+        "pause_s": 0.05,
+    }
+    now = {"workers": WorkerBounds(min=2, max=4, target=3), "world_size": 3, "generation": 2, "changes": 1, "last_change": change}
+    clock.at(3.0, lambda: elastic.write(**now))
+    result = call("resize", "mine", "3")
+    assert result.exit_code == 0
+    assert result.stderr == "mine is asked for 3 workers (2..4) instead of 4 workers (2..4); waiting\n"
+    assert result.stdout == ("mine has 3 workers (2..4), generation 2\n  4 -> 3 workers at step 60 (shrink: asked for): pause 0.05 s\n")
+    again = call("resize", "mine", "3")
+    assert "already: nothing new was written" in again.stderr
+    assert again.stdout == "mine has 3 workers (2..4), generation 2\n"
+
+
+def test_resize_does_not_wait_for_capacity(call: Callable[..., Result], elastic: FakeController, clock: ScriptedClock) -> None:
+    wanted = WorkerBounds(min=2, max=6, target=6)
+    clock.at(3.0, lambda: elastic.write(workers=wanted, waiting_for="2 workers with 1 GPU each"))
+    result = call("resize", "mine", "2..6", "-o", "json")
+    assert result.exit_code == 0
+    assert "it has 4 of 6 and waits for 2 workers with 1 GPU each; the wish stays" in result.stderr
+    document = json.loads(result.stdout)
+    assert (document["workers"]["target"], document["waiting_for"]) == (6, "2 workers with 1 GPU each")
+
+
+def test_resize_without_waiting(call: Callable[..., Result], elastic: FakeController) -> None:
+    result = call("resize", "mine", "3", "--no-wait")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == "mine is asked for 3 workers (2..4) instead of 4 workers (2..4)\n"
+
+
+def test_an_interrupt_of_the_wait_leaves_the_wish(call: Callable[..., Result], elastic: FakeController, clock: ScriptedClock) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    clock.at(1.0, interrupt)
+    result = call("resize", "mine", "3")
+    assert (result.exit_code, result.stdout) == (130, "")
+    assert "the wish stays: mine is asked for 3 workers (2..4); launch status mine shows how it fares" in result.stderr
+    desired = elastic.run.desired()
+    assert desired is not None
+    assert desired.workers.target == 3
+    clock.at(2.0, interrupt)
+    assert json.loads(call("resize", "mine", "3", "-o", "json").stdout)["world_size"] == 4
+
+
+@pytest.mark.parametrize(("state", "exits"), [(JobState.SUCCEEDED, 0), (JobState.FAILED, 1), (JobState.STOPPED, 3)])
+def test_a_run_that_ends_while_resize_waits_gives_its_exit_code(
+    call: Callable[..., Result], elastic: FakeController, clock: ScriptedClock, state: JobState, exits: int
+) -> None:
+    clock.at(1.0, lambda: elastic.end(state))
+    result = call("resize", "mine", "3")
+    assert (result.exit_code, result.stdout) == (exits, f"mine: it has ended: {state.value}\n")
+
+
+def test_a_run_without_a_controller_cannot_be_resized_now(
+    call: Callable[..., Result], elastic: FakeController, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend.owned = Owner.UNKNOWN
+    result = call("resize", "mine", "3")
+    assert result.exit_code == 4
+    assert "who takes it over fulfils the wish" in result.stdout
+
+
+def test_resize_needs_a_size(call: Callable[..., Result], elastic: FakeController) -> None:
+    with pytest.raises(UsageError, match="does not say how many") as caught:
+        call("resize", "mine")
+    assert caught.value.next == "`launch status mine` shows what it has"
 
 
 def test_resume_follows_or_detaches(

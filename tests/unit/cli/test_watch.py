@@ -13,6 +13,7 @@ from launcher import jobs
 from launcher.cli import watch
 from launcher.cli.screen import LiveScreen, Pace, PlainScreen, colour_wanted
 from launcher.core.errors import StoreUnavailable
+from launcher.core.run_store import WorkerBounds
 from launcher.jobs.refs import RunRef
 from launcher.spec.status import JobState
 from tests.support.fakes import FakeController, ScriptedClock
@@ -209,6 +210,31 @@ def test_a_live_screen_shows_bar_figures_and_scrolling_lines(
     assert "[rank 0] hello from the model" in text
     assert "accuracy 0.9" in text
     assert LiveScreen is not PlainScreen
+
+
+@pytest.mark.parametrize("screen", ["plain", "live"])
+def test_a_change_of_the_group_is_shown_when_it_happens(
+    submit: Callable[..., RunRef], clock: ScriptedClock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], screen: str
+) -> None:
+    terminal = _sit_at_a_terminal(monkeypatch) if screen == "live" else None
+    ref = submit(name="mine", workers="2..6")
+    six = WorkerBounds(min=2, max=6, target=3)
+    controller = FakeController(ref.open(), clock, state=JobState.RUNNING, world_size=2, generation=1, step=1, workers=six).take_office()
+
+    def grow() -> None:
+        controller.segment(
+            "events", {"kind": "generation_prepared", "step": 1}, {"kind": "resized", "step": 1, "from_size": 2, "to_size": 3}
+        )
+        controller.write(world_size=3, generation=2)
+
+    clock.at(1.0, grow)
+    clock.at(2.0, lambda: controller.end(JobState.SUCCEEDED))
+    watch.follow(ref, output="text", clock=clock)
+    text = click.unstyle(terminal.getvalue() if terminal is not None else capsys.readouterr().out)
+    assert "2 of 3 workers (2..6), generation 1" in text
+    assert "3 workers (2..6), generation 2" in text
+    assert text.count("resized  2 -> 3 workers at step 1") == 1
+    assert "generation_prepared" not in text
 
 
 def test_colour_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

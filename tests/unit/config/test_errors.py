@@ -47,7 +47,7 @@ def refused(folder: Path, *arguments: str) -> ConfigError:
         ("trainer.micro_batch_size=7", f"trainer.micro_batch_size {LINE}", ["a divisor of 64: 1, 2, 4"]),
         ("workers=4..1", f"workers {LINE}", ["4..1", "min <= max"]),
         ("workers=99", f"workers {LINE}", ["more workers than shards", "larger trainer.global_batch_size"]),
-        ("elastic.exact=true", f"elastic.exact {LINE}", ["does not exist yet"]),
+        ("elastic.exact=true trainer.fuse=on", f"trainer.fuse {LINE}", ["one shard at a time", "elastic.exact=false"]),
         ("name=Not_Good!", "command line", ["cannot be read"]),
         ("name=Bad_", f"name {LINE}", ["Bad_", "1 to 63 of"]),
         ("model=resnet,mlp", f"model {LINE}", ["several values", "-m runs one job for each"]),

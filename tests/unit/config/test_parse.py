@@ -56,7 +56,7 @@ def test_workers_are_a_number_or_bounds(value: object, bounds: tuple[int, int, i
         ("model._target_", None, "model._target_"),
         ("model._target_", "resnet", "model._target_"),
         ("model", None, "model"),
-        ("elastic.exact", True, "elastic.exact"),
+        ("elastic.exact", 1, "elastic.exact"),
         ("code.allow", "x", "code.allow"),
         ("seed", -1, "seed"),
         ("name", "A b", "name"),

@@ -8,6 +8,8 @@ import pytest
 
 import launcher
 from launcher.backends.base import Dashboard
+from launcher.core.run_store import WorkerBounds
+from launcher.core.types import JsonObject
 from launcher.jobs.refs import RunRef
 from launcher.sdk.display import run_html
 from launcher.spec.status import CheckpointRef, JobState
@@ -71,6 +73,21 @@ def test_the_verbs_are_those_of_the_shell(run: launcher.Run, clock: ScriptedCloc
     controller.end(JobState.STOPPED)
     assert run.resume() is run
     assert run.status().state is JobState.PENDING
+
+
+def test_resize_waits_and_the_table_shows_size_and_change(submit: Callable[..., RunRef], clock: ScriptedClock) -> None:
+    run = launcher.Run(submit(name="wide", workers="2..4"), clock=clock)
+    controller = FakeController(run._ref.open(), clock, state=JobState.RUNNING, world_size=4, generation=1).take_office()
+    assert run.resize("2..6", wait=False).world_size == 4
+    change: JsonObject = {"cause": "grow", "reason": "<asked>", "from_size": 4, "to_size": 5, "pause_s": 0.05}
+    now = {"workers": WorkerBounds(min=2, max=6, target=5), "world_size": 5, "generation": 2, "last_change": change}
+    clock.at(5.0, lambda: controller.write(**now))
+    assert run.resize(5).world_size == 5
+    html = run._repr_html_()
+    assert "5 workers (2..6), generation 2" in html
+    assert "4 -&gt; 5 workers (grow: &lt;asked&gt;): pause 0.05 s" in html
+    with pytest.raises(launcher.LauncherError, match="outside the bounds"):
+        run.resize(7)
 
 
 def test_the_table_escapes_what_came_from_outside(run: launcher.Run, clock: ScriptedClock) -> None:

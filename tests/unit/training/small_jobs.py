@@ -176,7 +176,7 @@ class Recorder:
     def saved(self, part: CheckpointPart) -> None:
         self.parts.append(part)
 
-    def save_failed(self, step: int, error: Exception) -> None:
+    def save_failed(self, step: int, generation: int, error: Exception) -> None:
         self.failures.append((step, error))
 
     def wishes(self) -> Wishes:

@@ -1,0 +1,80 @@
+"""What each event says, by one table of phrases; an event that the table does not know is printed with its facts as they are."""
+
+from __future__ import annotations
+
+import math
+from string import Formatter
+from typing import Any
+
+from launcher.core.types import JsonObject
+from launcher.jobs.changes import change_sentence
+
+STAMP = ("time", "term", "generation", "step", "kind")
+"""When and where an event happened; the rest of the record are its facts."""
+WHO = ("{worker}", "rank {rank}", "pid {pid} on {node}")
+GROUP = ("{cause}", "generation {to_generation}", "{world_size} workers", "joining {joined}", "leaving {left}")
+PHRASES: dict[str, tuple[str, ...]] = {
+    "generation_prepared": (*GROUP, "{reason}"),
+    "generation_withdrawn": (*GROUP, "{reason}", "{detail}"),
+    "generation_committed": (*GROUP, "state from {donors} to {receivers}", "{reason}"),
+    "worker_lost": (*WHO, "{reason}", "{detail}"),
+    "worker_evicted": (*WHO, "{reason}", "{detail}"),
+    "worker_draining": (*WHO, "{reason}", "{detail}", "leaves within {deadline_s} s"),
+    "worker_released": (*WHO, "{reason}", "{detail}"),
+    "worker_error": (*WHO, "at step {at}", "{reason}", "{detail}"),
+    "straggler": (*WHO, "takes {ratio} times as long as the others", "{reason}", "{detail}"),
+    "policy": ("{decision}", "{reason}"),
+    "capacity_waiting": ("waits for {waiting_for}", "for {timeout_s} s at the most", "{reason}"),
+    "capacity_back": ("after {waited_s} s", "{reason}"),
+    "workers_adopted": ("{workers}",),
+    "checkpoint_abandoned": ("step {checkpoint_step}", "{reason}", "{detail}"),
+}
+"""By kind of event: what is said of its facts, a phrase only where it has them all. Facts without a phrase, and events
+without a row, are printed as key=value; those of `resized` are those of RunStatus.last_change, and have a sentence."""
+_NOTHING: tuple[Any, ...] = (None, "", [], {})
+
+
+def facts(record: JsonObject) -> str:
+    """What an event says, after its stamp."""
+    kind = str(record.get("kind"))
+    if kind == "resized":
+        return _resized(record)
+    told = {key: value for key, value in record.items() if key not in STAMP}
+    phrases = [(phrase, {name for _, name, _, _ in Formatter().parse(phrase) if name}) for phrase in PHRASES.get(kind, ())]
+    known = {key for _, keys in phrases for key in keys}
+    words = {key: _words(value) for key, value in told.items() if key in known and value not in _NOTHING}
+    said = [(phrase, keys) for phrase, keys in phrases if keys <= words.keys()]
+    used = {key for _, keys in said for key in keys} | (known - words.keys())
+    sentence = ", ".join(phrase.format_map(words) for phrase, _ in said)
+    rest = " ".join(f"{key}={fact(value)}" for key, value in told.items() if key not in used)
+    return f"{sentence}  {rest}".strip()
+
+
+def number(value: float) -> str:
+    if not math.isfinite(value):
+        return str(value)
+    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+
+
+def fact(value: Any) -> str:
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, dict):
+        return "{" + " ".join(f"{key}={fact(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + " ".join(fact(item) for item in value) + "]"
+    return str(value)
+
+
+def _resized(record: JsonObject) -> str:
+    members = [f"{word} {_words(record[key])}" for word, key in (("joined", "joined"), ("left", "left")) if record.get(key)]
+    return "; ".join([change_sentence(record), *members])
+
+
+def _words(value: Any) -> str:
+    """A fact inside a phrase: lists without brackets, a worker by its id and process."""
+    if isinstance(value, list):
+        return ", ".join(_words(item) for item in value)
+    if isinstance(value, dict) and "id" in value:
+        return f"{value['id']} (rank {value.get('rank')}, pid {value.get('pid')} on {value.get('node')})"
+    return fact(value)

@@ -1,0 +1,293 @@
+"""What must hold after every event. Each check is made where the event happens, and names the invariant that it found broken."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from launcher.core.run_store import LineageEntry, TermBase, in_lineage, lineage
+from launcher.core.types import Generation, Step, Term, WorkerId
+from launcher.runtime import membership as m
+from launcher.runtime.participant import Going
+from launcher.spec.status import JobState
+
+if TYPE_CHECKING:
+    from tests.simulation.cluster import Cluster
+    from tests.simulation.collective import Group
+    from tests.simulation.controller import Controller
+    from tests.simulation.worker import Worker
+
+BATCH = 8
+Key = tuple[int, int]
+
+
+class Violation(Exception):
+    def __init__(self, invariant: str, detail: str) -> None:
+        super().__init__(f"{invariant}: {detail}")
+        self.invariant = invariant
+
+
+class States:
+    """A state is the chain of steps that led to it: computed again by another generation, it is another one."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.parents: list[int | None] = []
+        self._known: dict[object, int] = {}
+
+    def fresh(self, name: str) -> int:
+        return self._intern(name, None, 0)
+
+    def after(self, before: int, step: int, key: Key) -> int:
+        return self._intern((before, step, key), before, step)
+
+    def _intern(self, identity: object, parent: int | None, step: int) -> int:
+        known = self._known.get(identity)
+        if known is None:
+            known = self._known[identity] = len(self.steps)
+            self.steps.append(step)
+            self.parents.append(parent)
+        return known
+
+    def at(self, state: int, step: int) -> int | None:
+        """The state after `step` steps from which this one came."""
+        here: int | None = state
+        while here is not None and self.steps[here] > step:
+            here = self.parents[here]
+        return here if here is not None and self.steps[here] == step else None
+
+
+class Checker:
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.states = cluster.states
+        self.fenced: set[WorkerId] = set()
+        self.bases: dict[Term, TermBase] = {}
+        self.chain: list[LineageEntry] = []
+        self.based_term = 0
+        self.claims: dict[int, float] = {}
+        self.proposals: dict[Key, tuple[object, ...]] = {}
+        self.acks: dict[Key, set[WorkerId]] = {}
+        self.decisions: dict[Key, m.Commit] = {}
+        self.inputs: dict[tuple[Key, int], int] = {}
+        self.high: dict[WorkerId, int] = {}
+        self.committed_in: dict[int, int] = {}
+        self.line: dict[int, int] = {}
+        self.reports: set[tuple[int, int]] = set()
+        self.final: tuple[JobState, float] | None = None
+        self._segments: dict[str, list[Any]] = {}
+
+    def fail(self, invariant: str, detail: str) -> None:
+        raise Violation(invariant, detail)
+
+    # the generation
+
+    def proposed(self, controller: Controller, formation: m.Formation, leaving: tuple[WorkerId, ...]) -> None:
+        key, content = (controller.term, formation.generation), (formation.ranks, leaving)
+        if self.proposals.setdefault(key, content) != content:
+            self.fail("one generation, one membership", f"{key}: {self.proposals[key]} and {content}")
+
+    def acknowledged(self, worker: Worker, term: int, generation: Generation) -> None:
+        self.acks.setdefault((term, generation), set()).add(worker.name)
+
+    def decided(self, controller: Controller, order: m.Commit) -> None:
+        self.decisions.setdefault((controller.term, order.formation.generation), order)
+
+    def entered(self, worker: Worker, group: Group) -> None:
+        order = self.decisions.get(group.key)
+        if order is None:
+            self.fail("entered only what is committed", f"{worker.name} in {group.key}")
+            return
+        silent = {*order.formation.ranks, *order.leaving} - self.acks.get(group.key, set())
+        if silent:
+            self.fail("entered only what all acknowledged", f"{worker.name} in {group.key}; not {sorted(silent)}")
+
+    def switches(self, worker: Worker, group: Group) -> None:
+        after = (order for (_, generation), order in self.decisions.items() if generation > group.key[1])
+        if not any(worker.name in order.formation.ranks or worker.name in order.leaving for order in after):
+            self.fail("left only for what is committed", f"{worker.name} leaves {group.key}")
+
+    def donors(self, group: Group, going: Going) -> None:
+        held = {group.snapshot[rank][:2] for rank in going.donors}
+        steps = {step for _, step in held}
+        if len(held) != 1 or None in steps or (going.step is not None and steps != {going.step}):
+            self.fail("donors hold one state, that of the change", f"{group.key}: {held}, step {going.step}")
+
+    # steps
+
+    def attached(self, worker: Worker) -> None:
+        self.high[worker.name] = worker.participant.applied or 0
+
+    def holds(self, worker: Worker, step: int) -> None:
+        assert worker.state is not None
+        if self.states.steps[worker.state] != step:
+            self.fail("a worker holds what it says", f"{worker.name}: {self.states.steps[worker.state]}, says {step}")
+        self._applies(worker, step)
+
+    def computes(self, worker: Worker, group: Group, step: int) -> None:
+        assert worker.state is not None
+        if self.inputs.setdefault((group.key, step), worker.state) != worker.state:
+            self.fail("one state in a step", f"{worker.name} begins step {step} in {group.key} with another state")
+
+    def _applies(self, worker: Worker, step: int) -> None:
+        if step < self.high.get(worker.name, 0):
+            self.fail("applied never goes back in a term", f"{worker.name}: {self.high[worker.name]}, then {step}")
+        self.high[worker.name] = step
+
+    def completed(self, worker: Worker, group: Group, step: int) -> None:
+        self._applies(worker, step)
+        if worker.name in self.fenced:
+            return
+        state = worker.state
+        assert state is not None
+        for other in self.cluster.workers.values():
+            if other.alive and other is not worker and other.term == worker.term and other.name not in self.fenced:
+                theirs, reached = other.state, other.participant.applied
+                if theirs is not None and reached is not None and reached >= step and self.states.at(theirs, step) != state:
+                    self.fail("one active generation", f"{worker.name} does step {step} in {group.key}, {other.name} did it in another")
+        if self.line:
+            newest = max(self.line)
+            least = min(newest, step)
+            if least in self.line and self.states.at(state, least) != self.line[least]:
+                self.fail("a committed step stays", f"{worker.name} at {step} in {group.key} does not come from committed step {least}")
+
+    # what is committed
+
+    def committed(self, controller: Controller, step: int) -> None:
+        before = self.committed_in.get(controller.term, 0)
+        if step < before:
+            self.fail("committed never goes back in a term", f"term {controller.term}: {before}, then {step}")
+        if step == before:
+            return
+        self.committed_in[controller.term] = step
+        if controller.term == self.based_term:
+            for name in controller.membership.ranks:
+                worker = self.cluster.workers[name]
+                if worker.alive and name not in self.fenced and (worker.participant.applied or 0) < step:
+                    self.fail("a committed step is held by all", f"{name} holds {worker.participant.applied}, committed {step}")
+
+    def row(self, controller: Controller, message: dict[str, Any]) -> None:
+        if controller.term != self.based_term:
+            return
+        step, state = message["row"]["step"], message["row"]["state"]
+        if step - 1 in self.line and self.states.parents[state] != self.line[step - 1]:
+            self.fail("committed steps are one chain", f"step {step}")
+        if self.line.setdefault(step, state) != state:
+            self.fail("a committed step stays", f"step {step} is committed with another state")
+
+    # the store
+
+    def claimed(self, term: int) -> None:
+        self.claims[term] = self.cluster.loop.now
+
+    def gave_up(self, controller: Controller, worker: WorkerId) -> None:
+        if controller.term == self.based_term:
+            self.fenced.add(worker)
+
+    def based(self, controller: Controller, base: TermBase) -> None:
+        term = controller.term
+        if term < self.based_term:
+            self.bases[term] = base
+            return
+        if self.final is not None and self.final[1] < self.claims[term]:
+            self.fail("one final state", f"term {term} goes on after {self.final[0]}")
+        self.final = None
+        keep = controller.links.keys() - controller.evicted
+        newest = max(self.line, default=0)
+        holds = [
+            name
+            for name in controller.found
+            if name not in self.fenced and self.line and (self.cluster.workers[name].participant.applied or 0) >= newest
+        ]
+        if base.adopted_step is None and controller.found and holds and newest > base.start and not controller.serving:
+            self.fail("a committed step stays", f"term {term} starts from {base.start}, {holds} hold {newest}")
+        if not holds or base.adopted_step is None:
+            self.line = {step: state for step, state in self.line.items() if step <= base.start}
+        self.fenced = set(self.cluster.workers) - keep
+        self.based_term = term
+        self.committed_in.setdefault(term, base.adopted_step or 0)
+        self.bases[term] = base
+        self.chain = lineage(self.bases)
+        self.look_at_store()
+
+    def parts(self, parts: dict[int, dict[str, Any]]) -> None:
+        if len({part["state"] for part in parts.values()}) != 1:
+            self.fail("a checkpoint is of one state", f"{parts}")
+
+    def manifest_written(self, term: int, step: int) -> None:
+        self.look_at_store()
+
+    def reported(self, term: int, step: int) -> None:
+        self.reports.add((step, term))
+        self.look_at_store()
+
+    def look_at_store(self) -> None:
+        chain, objects = self.chain, self.cluster.store.objects
+        for step, term in self.reports:
+            if not in_lineage(chain, term, step):
+                self.fail("a reported checkpoint stays", f"step {step} of term {term}; lineage {chain}")
+        states, reached = self._ledger()
+        for key in objects:
+            if key.startswith("r/checkpoints/"):
+                step, term = (int(part) for part in key[14:-5].split("-"))
+                if in_lineage(chain, term, step):
+                    if step > reached:
+                        self.fail("the ledger is durable before the manifest", f"manifest of step {step}, ledger to {reached}")
+                    if step and states[step] != json.loads(objects[key])["state"]:
+                        self.fail("a checkpoint is of the lineage", f"step {step} of term {term}")
+
+    def _ledger(self) -> tuple[dict[int, int], int]:
+        """The states of the lineage's rows by step, and how far the ledger goes; each step once, in order, without a hole."""
+        reached = 0
+        states: dict[int, int] = {}
+        names = sorted(self.cluster.store.objects)
+        for entry in self.chain:
+            prefix = f"r/events/{entry.term:012d}-"
+            for name in names:
+                if name.startswith(prefix):
+                    for record in self._records(name):
+                        first, last = (
+                            max(record["first"], entry.start + 1),
+                            record["last"] if entry.end is None else min(record["last"], entry.end),
+                        )
+                        if first > last:
+                            continue
+                        if first != reached + 1:
+                            self.fail("each step once, in order", f"after {reached} comes {first} in {name}; lineage {self.chain}")
+                        if record["samples"] != [(record["first"] - 1) * BATCH, record["last"] * BATCH]:
+                            self.fail("each sample once", f"{record}")
+                        reached = last
+            prefix = f"r/metrics/{entry.term:012d}-"
+            for name in names:
+                if name.startswith(prefix):
+                    for row in self._records(name):
+                        if entry.holds(row["step"]):
+                            before = states.get(row["step"] - 1)
+                            if before is not None and self.states.parents[row["state"]] != before:
+                                self.fail("the ledger is one chain", f"step {row['step']} in {name}")
+                            states[row["step"]] = row["state"]
+        return states, reached
+
+    def _records(self, name: str) -> list[Any]:
+        known = self._segments.get(name)
+        if known is None:
+            records = [json.loads(line) for line in self.cluster.store.objects[name].splitlines()]
+            known = self._segments[name] = [each for each in records if "first" in each or "state" in each]
+        return known
+
+    def ended(self, controller: Controller, end: m.End) -> None:
+        if controller.term != self.based_term:
+            return
+        if self.final is not None:
+            self.fail("one final state", f"{self.final} and {end}")
+        self.final = (end.state, self.cluster.loop.now)
+        self.look_at_store()
+        if end.state is JobState.SUCCEEDED:
+            total = Step(self.cluster.total_steps)
+            saved = [key for key in self.cluster.store.objects if key.startswith(f"r/checkpoints/{total:012d}-")]
+            if not any(in_lineage(self.chain, int(key[-17:-5]), total) for key in saved) or self._ledger()[1] != total:
+                self.fail("success means all is saved", f"{saved}, ledger {self._ledger()[1]}, of {total}")
+        self.cluster.has_ended(end)
+
+    def changed(self, controller: Controller, change: m.Changed) -> None:
+        """A generation is formed; nothing to hold against it that the steps do not show."""

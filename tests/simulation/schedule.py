@@ -1,0 +1,300 @@
+"""One schedule from one seed: which resizes and faults, when; then all is mended, and the run must come to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from launcher.runtime import membership as m
+from launcher.spec.status import JobState
+from tests.simulation.cluster import Cluster, dump
+from tests.simulation.invariants import Violation
+from tests.simulation.loop import Loop
+from tests.simulation.worker import Worker
+
+CALM_AFTER_S = 3.0
+LONGEST_UNREST_S = 30.0
+PATIENCE_S = 90.0
+"""Virtual seconds after all is mended within which the run must end."""
+
+
+@dataclass
+class Result:
+    seed: int
+    violation: str
+    invariant: str
+    seconds: float
+    faults: int
+    resizes: int
+    end: str
+    counts: dict[str, int]
+    story: list[str]
+
+
+class Schedule:
+    def __init__(self, seed: int, *, tracing: bool = False) -> None:
+        self.loop = loop = Loop(seed, tracing=tracing)
+        rng = loop.rng
+        self.seed = seed
+        total = rng.randrange(10, 21)
+        target = rng.randrange(2, 6)
+        self.cluster = Cluster(
+            loop, target=target, minimum=rng.randrange(1, min(target, 3) + 1), total_steps=total, save_every=rng.randrange(3, 6)
+        )
+        self.faults = self.resizes = 0
+        self.calm = False
+        self._armed: list[tuple[type, Callable[[], None]]] = []
+        kinds = [self._resize] * rng.randrange(2, 4)
+        kinds += [rng.choice(self._kinds()) for _ in range(rng.randrange(2, 6))]
+        if rng.random() < 0.08:
+            kinds.append(self._stop)
+        self._due = sorted(((rng.randrange(0, total - 2), index, kind) for index, kind in enumerate(kinds)), key=lambda due: due[:2])
+        cluster = self.cluster
+        cluster.loss = rng.choice((0.0, 0.02, 0.1))
+        cluster.store_failure = rng.choice((0.0, 0.02, 0.08))
+        cluster.store_pause = rng.choice((0.1, 0.3, 0.6))
+        cluster.connect_failure = rng.choice((0.0, 0.05))
+        cluster.watchers.append(self._look)
+        cluster.on_order = self._on_order
+        loop.at(0.0, None, cluster.start_controller)
+        loop.at(rng.uniform(0.3, 1.5), None, self._look)
+        loop.at(12.0, None, self._hurry)
+        loop.at(LONGEST_UNREST_S, None, self._mend)
+
+    def _kinds(self) -> list[Callable[[], None]]:
+        return [
+            self._kill,
+            self._kill_first,
+            self._kill_two,
+            self._kill_in_change,
+            self._kill_in_change,
+            self._freeze,
+            self._freeze,
+            self._isolate,
+            self._raise,
+            self._break,
+            self._kill_controller,
+            self._kill_controller,
+            self._freeze_controller,
+            self._second_controller,
+            self._lack,
+            self._drain,
+            self._lose_all,
+        ]
+
+    def run(self) -> Result:
+        loop, cluster = self.loop, self.cluster
+        violation = invariant = ""
+        try:
+            loop.run(LONGEST_UNREST_S + PATIENCE_S)
+            if cluster.end is None:
+                raise Violation("nobody waits for ever", f"no end after {loop.now:.0f} s")
+            if cluster.end.state not in ((JobState.SUCCEEDED, JobState.STOPPED) if cluster.stop_wanted else (JobState.SUCCEEDED,)):
+                raise Violation("the run ends as wished", f"{cluster.end}")
+        except Violation as error:
+            violation, invariant = str(error), error.invariant
+        except Exception as error:
+            violation, invariant = f"{type(error).__name__}: {error}", type(error).__name__
+            if loop.tracing:
+                raise
+        if loop.tracing:
+            loop.note(violation or "all holds")
+            loop.story += dump(cluster.store)
+        end = cluster.end.state.value if cluster.end is not None else ""
+        return Result(self.seed, violation, invariant, loop.now, self.faults, self.resizes, end, dict(cluster.coverage.counts), loop.story)
+
+    # when
+
+    def _look(self) -> None:
+        while self._due and self._due[0][0] <= self.cluster.progress:
+            kind = self._due.pop(0)[2]
+            self.loop.at(self.loop.uniform(0.0, 0.6), None, self._fire, kind)
+
+    def _hurry(self) -> None:
+        """There was no progress that would have brought them: all that is left comes now."""
+        due, self._due = self._due, []
+        for _, _, kind in due:
+            self.loop.at(self.loop.uniform(0.0, 4.0), None, self._fire, kind)
+        if not due:
+            self._fired()
+
+    def _fire(self, kind: Callable[[], None]) -> None:
+        if self.loop.tracing:
+            self.loop.note(f"--- {kind.__name__.strip('_')}")
+        kind()
+        self._fired()
+
+    def _fired(self) -> None:
+        if not self._due:
+            self.loop.at(self.loop.uniform(0.5, CALM_AFTER_S), None, self._mend)
+
+    def _mend(self) -> None:
+        if self.calm or self._due:
+            return
+        self.calm = True
+        if self.loop.tracing:
+            self.loop.note("--- all is mended")
+        cluster = self.cluster
+        cluster.loss = cluster.store_failure = cluster.connect_failure = 0.0
+        cluster.store_pause = 0.05
+        cluster.capacity = 9
+        self._armed.clear()
+        for worker in cluster.living():
+            self._reach(worker)
+            worker.wake()
+        for controller in cluster.controllers:
+            controller.wake()
+            controller.acts_left = None
+
+    # which
+
+    def _some(self) -> Worker | None:
+        members = self._members()
+        return self.loop.rng.choice(members) if members else None
+
+    def _members(self) -> list[Worker]:
+        return [worker for worker in self.cluster.living() if worker.participant.applied is not None or self.loop.chance(0.2)]
+
+    def _dies(self, worker: Worker | None, why: str) -> None:
+        if worker is not None:
+            self.faults += 1
+            worker.dies(why)
+
+    def _resize(self) -> None:
+        cluster = self.cluster
+        choices = [size for size in range(cluster.minimum, 6) if size != cluster.target]
+        cluster.target = self.loop.rng.choice(choices)
+        self.resizes += 1
+        if self.loop.tracing:
+            self.loop.note(f"target {cluster.target}")
+
+    def _kill(self) -> None:
+        self._dies(self._some(), "killed")
+
+    def _kill_first(self) -> None:
+        firsts = [worker for worker in self._members() if worker.participant.seat.rank == 0]
+        self._dies(self.loop.rng.choice(firsts) if firsts else self._some(), "killed, rank 0")
+
+    def _kill_two(self) -> None:
+        self._kill()
+        self._kill()
+
+    def _kill_in_change(self) -> None:
+        self.faults += 1
+        self._armed.append((self.loop.rng.choice((m.Prepare, m.Commit, m.Commit, m.Leave)), self._kill_one_of_change))
+
+    def _kill_one_of_change(self) -> None:
+        rng = self.loop.rng
+        living = self.cluster.living()
+        if not living:
+            return
+        victim = rng.choice(living)
+        if rng.random() < 0.25:
+            self._kill_controller()
+        elif rng.random() < 0.3:
+            self._freeze_one(victim)
+        else:
+            victim.dies("killed in a change")
+
+    def _on_order(self, order: m.Action) -> None:
+        for armed in self._armed:
+            if isinstance(order, armed[0]):
+                self._armed.remove(armed)
+                self.loop.at(self.loop.uniform(0.0, 0.6), None, armed[1])
+                return
+
+    def _freeze(self) -> None:
+        worker = self._some()
+        if worker is not None:
+            self.faults += 1
+            self._freeze_one(worker)
+
+    def _freeze_one(self, worker: Worker) -> None:
+        worker.freeze()
+        if self.loop.tracing:
+            self.loop.note(f"{worker.name} freezes")
+        self.loop.at(self.loop.uniform(0.3, 6.0), None, worker.wake)
+
+    def _isolate(self) -> None:
+        worker = self._some()
+        if worker is not None:
+            self.faults += 1
+            worker.isolated = True
+            if self.loop.tracing:
+                self.loop.note(f"{worker.name} cannot be reached")
+            self.loop.at(self.loop.uniform(0.3, 6.0), None, self._reach, worker)
+
+    def _reach(self, worker: Worker) -> None:
+        if worker.isolated:
+            worker.isolated = False
+            if worker.link is not None and not worker.link.open:
+                worker.at(0.01, worker.lost_connection, worker.link)
+
+    def _raise(self) -> None:
+        worker = self._some()
+        if worker is not None:
+            self.faults += 1
+            worker.raises = True
+
+    def _break(self) -> None:
+        worker = self._some()
+        if worker is not None and worker.link is not None:
+            self.faults += 1
+            if self.loop.tracing:
+                self.loop.note(f"the connection of {worker.name} breaks")
+            worker.link.breaks()
+
+    def _kill_controller(self) -> None:
+        self.faults += 1
+        living = [controller for controller in self.cluster.controllers if controller.alive]
+        if not living:
+            return
+        if self.loop.chance(0.5):
+            living[-1].dies("killed")
+        else:
+            living[-1].acts_left = self.loop.rng.randrange(0, 12)
+
+    def _freeze_controller(self) -> None:
+        """It is taken for dead, another takes over, and it wakes up."""
+        self.faults += 1
+        living = [controller for controller in self.cluster.controllers if controller.alive]
+        if living:
+            living[-1].freeze()
+            self.loop.at(self.loop.uniform(0.2, 5.0), None, living[-1].wake)
+            self.loop.at(self.loop.uniform(0.1, 2.0), None, self.cluster.start_controller)
+
+    def _second_controller(self) -> None:
+        self.faults += 1
+        self.cluster.start_controller()
+
+    def _lack(self) -> None:
+        """Fewer places than the run needs; later there are enough again."""
+        self.faults += 1
+        self.cluster.capacity = self.loop.rng.randrange(0, max(1, self.cluster.minimum))
+        living = self.cluster.living()
+        for worker in living[self.cluster.capacity :]:
+            if self.loop.chance(0.8):
+                self.loop.at(self.loop.uniform(0.0, 0.5), None, worker.dies, "its place is taken away")
+        self.loop.at(self.loop.uniform(1.0, 5.0), None, self._places)
+
+    def _places(self) -> None:
+        self.cluster.capacity = 9
+
+    def _drain(self) -> None:
+        worker = self._some()
+        if worker is not None:
+            self.faults += 1
+            worker.draining = True
+            self.loop.at(self.loop.uniform(2.0, 6.0), None, worker.dies, "its node was drained")
+
+    def _lose_all(self) -> None:
+        self.faults += 1
+        for worker in self.cluster.living():
+            self.loop.at(self.loop.uniform(0.0, 0.3), None, worker.dies, "all are lost")
+
+    def _stop(self) -> None:
+        self.cluster.stop_wanted = True
+
+
+def play(seed: int, *, tracing: bool = False) -> Result:
+    return Schedule(seed, tracing=tracing).run()

@@ -1,0 +1,63 @@
+"""A process's view of the run store: answers take time, and while there are faults some never come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from launcher.core.errors import StoreUnavailable
+from launcher.core.store import ObjectInfo
+from tests.simulation.loop import Process
+from tests.support.stores import MemoryStore
+
+
+class Weather(Protocol):
+    """How much goes wrong at present: probabilities for one operation or message."""
+
+    loss: float
+    store_failure: float
+    store_pause: float
+
+
+class View:
+    def __init__(self, store: MemoryStore, process: Process, weather: Weather) -> None:
+        self.uri = store.uri
+        self._store, self._process, self._weather = store, process, weather
+
+    def get(self, key: str) -> bytes:
+        return self._store.get(key)
+
+    def list(self, prefix: str) -> list[ObjectInfo]:
+        self._pause()
+        folder = f"{prefix}/"
+        objects = self._store.objects
+        return [ObjectInfo(key, len(objects[key])) for key in sorted(key for key in objects if key.startswith(folder))]
+
+    def put(self, key: str, data: bytes) -> None:
+        self._before()
+        self._store.put(key, data)
+        self._after()
+
+    def create(self, key: str, data: bytes) -> bool:
+        self._before()
+        created = self._store.create(key, data)
+        self._after()
+        return created
+
+    def delete(self, keys: Iterable[str]) -> None:
+        self._store.delete(keys)
+
+    def _pause(self) -> None:
+        loop = self._process.loop
+        if loop.chance(self._weather.store_pause):
+            self._process.block(loop.uniform(0.001, 0.3))
+
+    def _before(self) -> None:
+        self._pause()
+        if self._process.loop.chance(self._weather.store_failure):
+            raise StoreUnavailable("no answer; nothing was written")
+
+    def _after(self) -> None:
+        if self._process.loop.chance(self._weather.store_failure):
+            raise StoreUnavailable("no answer; it was written")
+        self._pause()

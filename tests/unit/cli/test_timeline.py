@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from launcher.cli.timeline import PHRASES, facts
+
+pytestmark = pytest.mark.unit
+STAMP = {"time": "2026-01-01T00:00:00.000Z", "term": 1, "generation": 2, "step": 30}
+
+
+@pytest.mark.parametrize(
+    ("kind", "record", "line"),
+    [
+        (
+            "generation_prepared",
+            {"cause": "grow", "to_generation": 3, "world_size": 4, "joined": ["w5"], "left": [], "reason": "asked for"},
+            "grow, generation 3, 4 workers, joining w5, asked for",
+        ),
+        ("generation_withdrawn", {"to_generation": 3, "reason": "w5 could not connect"}, "generation 3, w5 could not connect"),
+        (
+            "generation_committed",
+            {"to_generation": 3, "world_size": 4, "donors": [0, 1], "receivers": [3], "hold": True},
+            "generation 3, 4 workers, state from 0, 1 to 3  hold=True",
+        ),
+        (
+            "worker_lost",
+            {"worker": "w2", "rank": 0, "pid": 17, "node": "here", "detail": "killed by signal 9"},
+            "w2, rank 0, pid 17 on here, killed by signal 9",
+        ),
+        ("worker_lost", {"worker": "w2", "rank": None, "pid": 17, "node": None, "detail": ""}, "w2  pid=17"),
+        ("worker_evicted", {"worker": "w2", "reason": "silent for 3 s"}, "w2, silent for 3 s"),
+        ("worker_draining", {"worker": "w2", "reason": "SIGTERM", "deadline_s": 25.0}, "w2, SIGTERM, leaves within 25 s"),
+        ("worker_released", {"worker": "w2"}, "w2"),
+        ("worker_error", {"worker": "w2", "rank": 1, "at": 7, "detail": "ValueError: no"}, "w2, rank 1, at step 7, ValueError: no"),
+        ("straggler", {"worker": "w2", "ratio": 2.5}, "w2, takes 2.5 times as long as the others"),
+        ("policy", {"decision": "hold", "reason": "a resize would not pay: {braces}"}, "hold, a resize would not pay: {braces}"),
+        (
+            "capacity_waiting",
+            {"waiting_for": "2 workers with 1 GPU each", "timeout_s": 1800.0},
+            "waits for 2 workers with 1 GPU each, for 1800 s at the most",
+        ),
+        ("capacity_back", {"waited_s": 12.5}, "after 12.5 s"),
+        ("workers_adopted", {"workers": [{"id": "w1", "rank": 0, "pid": 5, "node": "n"}]}, "w1 (rank 0, pid 5 on n)"),
+        ("checkpoint_abandoned", {"checkpoint_step": 40, "detail": "w2 was lost"}, "step 40, w2 was lost"),
+        ("something_new", {"worker": "w2", "figure": 1.5, "nothing": None}, "worker=w2 figure=1.5 nothing=None"),
+    ],
+)
+def test_an_event_says_what_it_has(kind: str, record: dict[str, Any], line: str) -> None:
+    assert facts({**STAMP, "kind": kind, **record}) == line
+
+
+@pytest.mark.parametrize("kind", [*PHRASES, "resized", "anything"])
+def test_an_event_without_facts_is_no_error(kind: str) -> None:
+    facts({**STAMP, "kind": kind})
+    assert "odd=[1 2]" in facts({**STAMP, "kind": kind, "odd": [1, 2]}) or kind == "resized"
+
+
+def test_a_change_says_who_joined_and_left() -> None:
+    change = {"cause": "lost", "from_size": 4, "to_size": 3, "joined": [], "left": ["w2", "w3"]}
+    assert facts({**STAMP, "kind": "resized", **change}) == "4 -> 3 workers at step 30 (lost: a worker was lost); left w2, w3"
