@@ -77,7 +77,10 @@ class ElasticJob:
                 return status
             state, reason = status.get("state", "PENDING"), status.get("reason", "")
             if state in ENDED or time.monotonic() > deadline:
-                raise TookTooLong(f"{what}: the run is {state} ({reason}) at step {status.get('step')}, {status.get('world_size')} workers")
+                newest = "\n".join(json.dumps(event) for event in self.events() if event["kind"] != "steps")[-3000:]
+                raise TookTooLong(
+                    f"{what}: the run is {state} ({reason}) at step {status.get('step')}, {status.get('world_size')} workers\n{newest}"
+                )
             time.sleep(POLL_S)
 
     def wait_for_size(self, size: int, patience_s: float = COMMAND_S) -> dict[str, Any]:
