@@ -36,7 +36,8 @@ def jobs() -> dict[str, JobConfig]:
     common: dict[str, Any] = {"workers": "1..4", "checkpoint": {"every_steps": 4}, "optimizer": MOMENTS}
     length = {"steps": STEPS, "eval_every_steps": 5, "grad_clip_norm": 5.0}
     found = {}
-    for name, model in MODELS.items():
+    for name in ("resnet with BatchNorm", "dropout, fused"):
+        model = MODELS[name]
         double = {"_target_": "tests.unit.training.small_jobs.in_double_precision", "model": model}
         found[name] = job(double, data={"side": 16 if model is RESNET else 8, "double": True}, trainer=length, **common)
     found[EXACT] = job(RESNET, data={"side": 16}, trainer=length, elastic={"exact": True}, **common)
@@ -180,6 +181,7 @@ def change_as_agreed(me: Rank, name: str) -> Account | None:
     if third is not None:
         collective = third.formed()
         member.share(collective, [0, 1], [], holds_own=True, said="")
+        member.knows_at = math.inf
         notes.append((made.run(collective), made.step))
     return account(member, notes)
 
@@ -271,8 +273,8 @@ def test_after_a_death_in_the_middle_of_a_step_the_others_take_it_again(wanted: 
 
 def be_cut_off_with_the_last_collective_of(member: Member, collective: Collective, step: int) -> None:
     """As when the order to leave comes when all has arrived and nothing is applied yet: the others apply the step."""
-    exchange: Any = member.made._make_exchange(collective)
-    member.made._exchange = exchange
+    member.made._enter(collective)
+    exchange: Any = member.made._exchange
     finish = exchange.finish
 
     def finish_and_leave() -> Any:
@@ -295,9 +297,6 @@ def fall_behind(me: Rank, name: str) -> Account:
     member.share(collective, [0], [1, 2], holds_own=False, said="built")
     if me.rank == 2:
         be_cut_off_with_the_last_collective_of(member, collective, 3)
-        from launcher.training.samples import TrainingFeed
-
-        made._feed = TrainingFeed(made._train, made._order, made._plan, end=made.total_steps)
     with pytest.raises(CollectiveBroken):
         made.run(collective)
     notes.append((made.step, digest(made)))

@@ -257,9 +257,7 @@ def test_a_failed_part_gives_the_checkpoint_up_once(saver: Saver, decided: Decid
     assert not saver.take(part(1))
 
 
-def test_a_step_given_up_in_one_generation_is_saved_in_the_next_from_its_parts_alone(
-    run: RunStore, saver: Saver, decided: Decided
-) -> None:
+def test_a_step_given_up_in_one_generation_is_saved_in_the_next_from_its_parts_alone(run: RunStore, saver: Saver, decided: Decided) -> None:
     store_chunks(run)
     saver.begins(FIRST)
     saver.take(part(0))

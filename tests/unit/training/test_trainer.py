@@ -136,7 +136,9 @@ def test_a_group_that_is_too_small_saves_and_trains_no_step() -> None:
     before = state(made)
     assert made.hold(alone(generation=2)) is Outcome.HELD
     assert made.hold(alone(generation=3)) is Outcome.HELD
-    assert [(part.step, part.generation) for part in recorder.parts] == [(3, 2), (3, 3)], "of each generation: whether one is whole is not known"
+    assert [(part.step, part.generation) for part in recorder.parts] == [(3, 2), (3, 3)], (
+        "of each generation: whether one is whole is not known"
+    )
     assert (made.step, len(recorder.records)) == (3, 3)
     assert_same(state(made), before)
     recorder.switch_at = None
