@@ -25,8 +25,9 @@ from launcher.spec.job import JobSpec
 from launcher.spec.status import JobState
 from launcher.training.batch import share
 
-PLACED_S = 5.0
-"""A worker that Ray has not placed for so long waits for capacity."""
+PLACED_S = 10.0
+"""A worker that Ray has not placed for so long waits for capacity; longer where it needs none but the time to start a process."""
+UNHURRIED_S = 60.0
 RELEASE_S = 10.0
 """How much longer than its drain a released worker may take to upload its part of a checkpoint."""
 
@@ -157,7 +158,8 @@ class Steering:
         """The capacity that is waited for: of workers that were asked for a while ago and have no place yet."""
         if any(hand.facts for hand in waiting):
             return ""
-        count = sum(now - hand.started_at > PLACED_S for hand in waiting)
+        patience_s = PLACED_S if self.gpu else UNHURRIED_S
+        count = sum(now - hand.started_at > patience_s for hand in waiting)
         each = f" with {self.gpu} GPU each" if self.gpu else ""
         return f"{count} worker{'s' if count != 1 else ''}{each}" if count else ""
 
