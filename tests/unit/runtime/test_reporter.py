@@ -140,7 +140,7 @@ def test_an_evaluation_is_said_by_one_and_kept_by_all(desk: FakeDesk) -> None:
 def test_a_traceback_begins_where_the_users_code_is_entered(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def fails():\n    raise ZeroDivisionError('mine')\n")
     scope: dict[str, object] = {}
-    exec(compile((tmp_path / "mine.py").read_text(), str(tmp_path / "mine.py"), "exec"), scope)  # noqa: S102 - the test's own code
+    exec(compile((tmp_path / "mine.py").read_text(), str(tmp_path / "mine.py"), "exec"), scope)
     with pytest.raises(ZeroDivisionError) as caught:
         scope["fails"]()  # type: ignore[operator]
     text = user_traceback(caught.value, tmp_path)
