@@ -40,9 +40,11 @@ class Cluster:
         self.groups: dict[tuple[int, int], Group] = {}
         self.check = Checker(self)
         self.progress = 0
-        self.end: m.End | None = None
+        self.end: JobState | None = None
         self.watchers: list[Callable[[], None]] = []
         """Called when a step is done; with `on_order`, how faults find their moment."""
+        self.slowness: Callable[[], float] = lambda: 1.0
+        """How much longer than usual a step takes."""
         self.on_order: Callable[[m.Action], None] = lambda order: None
 
     # processes
@@ -94,7 +96,7 @@ class Cluster:
     def status(self, term: int, state: JobState, step: Step) -> dict[str, Any]:
         return {**STATUS, "state": state.value, "term": term, "step": step}
 
-    def has_ended(self, end: m.End) -> None:
+    def has_ended(self, end: JobState) -> None:
         self.end = end
         self.loop.at(2.0, None, self._over)
 

@@ -102,6 +102,7 @@ class Controller(Process):
     def _take_office(self) -> None:
         try:
             if office.inherit(self.run).ended(self.cluster.desired):
+                self.cluster.check.found_ended()
                 self.dies("the run has ended")
                 return
             self.term, self.left = office.claim_and_look(self.run, self.name, "")
@@ -110,6 +111,7 @@ class Controller(Process):
             self.dies("the store does not answer")
             return
         if self.left.ended(self.cluster.desired):
+            self.cluster.check.found_ended()
             self.dies("the run has ended")
             return
         if self.loop.tracing:
@@ -173,7 +175,7 @@ class Controller(Process):
         self.start = base.start
         self.recorder = Recorder(self.writer_run, self.term, self.writer, ManualClock())  # type: ignore[arg-type]
         saved = {info.step for info in self.left.checkpoints if info.step <= base.start or base.adopted_step is not None}
-        self.saver = Saver(self, self.writer_run, self.term, saved)
+        self.saver = Saver(self, self.writer_run, self.term, base.start, saved)
         self.rows = Rows(base.start, base.start, deque())
 
     def _begin(self, base: TermBase, newest: CheckpointInfo | None, number: Generation) -> None:

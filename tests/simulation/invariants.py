@@ -62,7 +62,6 @@ class Checker:
         self.cluster = cluster
         self.states = cluster.states
         self.fenced: set[WorkerId] = set()
-        self.bases: dict[Term, TermBase] = {}
         self.chain: list[LineageEntry] = []
         self.based_term = 0
         self.claims: dict[int, float] = {}
@@ -75,6 +74,8 @@ class Checker:
         self.line: dict[int, int] = {}
         self.reports: set[tuple[int, int]] = set()
         self.final: tuple[JobState, float] | None = None
+        self.sizes_changed = 0
+        self._size = 0
         self._segments: dict[str, list[Any]] = {}
 
     def fail(self, invariant: str, detail: str) -> None:
@@ -187,7 +188,6 @@ class Checker:
     def based(self, controller: Controller, base: TermBase) -> None:
         term = controller.term
         if term < self.based_term:
-            self.bases[term] = base
             return
         if self.final is not None and self.final[1] < self.claims[term]:
             self.fail("one final state", f"term {term} goes on after {self.final[0]}")
@@ -206,8 +206,7 @@ class Checker:
         self.fenced = set(self.cluster.workers) - keep
         self.based_term = term
         self.committed_in.setdefault(term, base.adopted_step or 0)
-        self.bases[term] = base
-        self.chain = lineage(self.bases)
+        self.chain = lineage(self.cluster.plain_run.terms()[1])
         self.look_at_store()
 
     def parts(self, parts: dict[int, dict[str, Any]]) -> None:
@@ -280,14 +279,28 @@ class Checker:
             return
         if self.final is not None:
             self.fail("one final state", f"{self.final} and {end}")
-        self.final = (end.state, self.cluster.loop.now)
+        self._ended(end.state)
+
+    def found_ended(self) -> None:
+        """A controller reads that the run has ended; whoever wrote it may have died before it could say so."""
+        if self.final is None:
+            document = self.cluster.plain_run.status(Term(self.based_term))
+            assert document is not None
+            self._ended(JobState(str(document["state"])))
+
+    def _ended(self, state: JobState) -> None:
+        self.final = (state, self.cluster.loop.now)
         self.look_at_store()
-        if end.state is JobState.SUCCEEDED:
+        if state is JobState.SUCCEEDED:
             total = Step(self.cluster.total_steps)
             saved = [key for key in self.cluster.store.objects if key.startswith(f"r/checkpoints/{total:012d}-")]
             if not any(in_lineage(self.chain, int(key[-17:-5]), total) for key in saved) or self._ledger()[1] != total:
                 self.fail("success means all is saved", f"{saved}, ledger {self._ledger()[1]}, of {total}")
-        self.cluster.has_ended(end)
+        self.cluster.has_ended(state)
 
     def changed(self, controller: Controller, change: m.Changed) -> None:
         """A generation is formed; nothing to hold against it that the steps do not show."""
+        if controller.term == self.based_term:
+            size = len(change.formation.ranks)
+            self.sizes_changed += self._size not in (0, size)
+            self._size = size

@@ -322,7 +322,7 @@ class Worker(Process):
             return
         self.busy = True
         self.token += 1
-        self.at(self.loop.uniform(0.1, 0.3), self._hand_in, self.token)
+        self.at(self.loop.uniform(0.1, 0.3) * self.cluster.slowness(), self._hand_in, self.token)
 
     def _hand_in(self, token: int) -> None:
         self.busy = False
