@@ -223,6 +223,9 @@ class Controller(Process):
             return
         if not self.serving:
             self.early.append((link, message))
+            if kind == "beat" and worker in self.found:
+                found, saves = self.found[worker]
+                self.found[worker] = office.since_answered(found, message[2], message[3]), saves
             return
         if self.ending is not None:
             return

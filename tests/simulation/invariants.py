@@ -70,6 +70,7 @@ class Checker:
         self.decisions: dict[Key, m.Commit] = {}
         self.inputs: dict[tuple[Key, int], int] = {}
         self.high: dict[WorkerId, int] = {}
+        self.terms: dict[WorkerId, int] = {}
         self.committed_in: dict[int, int] = {}
         self.line: dict[int, int] = {}
         self.reports: set[tuple[int, int]] = set()
@@ -116,7 +117,13 @@ class Checker:
 
     # steps
 
+    def obeys(self, worker: Worker, term: int) -> None:
+        if term < self.terms.get(worker.name, 0):
+            self.fail("no lower term is obeyed", f"{worker.name} of term {self.terms[worker.name]} hears term {term}")
+
     def attached(self, worker: Worker) -> None:
+        self.obeys(worker, worker.term)
+        self.terms[worker.name] = worker.term
         self.high[worker.name] = worker.participant.applied or 0
 
     def holds(self, worker: Worker, step: int) -> None:
@@ -196,8 +203,8 @@ class Checker:
         newest = max(self.line, default=0)
         holds = [
             name
-            for name in controller.found
-            if name not in self.fenced and self.line and (self.cluster.workers[name].participant.applied or 0) >= newest
+            for name, (found, _) in controller.found.items()
+            if name not in self.fenced and self.line and (found.applied or 0) >= newest
         ]
         if base.adopted_step is None and controller.found and holds and newest > base.start and not controller.serving:
             self.fail("a committed step stays", f"term {term} starts from {base.start}, {holds} hold {newest}")

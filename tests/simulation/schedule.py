@@ -81,6 +81,7 @@ class Schedule:
             self._freeze,
             self._freeze,
             self._isolate,
+            self._outlive,
             self._raise,
             self._break,
             self._kill_controller,
@@ -259,6 +260,22 @@ class Schedule:
             worker.isolated = False
             if worker.link is not None and not worker.link.open:
                 worker.at(0.01, worker.lost_connection, worker.link)
+
+    def _outlive(self) -> None:
+        """One that was given up, but could not be ended, is there again when another controller takes over."""
+        worker = self._some()
+        if worker is None:
+            return
+        self._happens()
+        worker.isolated = True
+        if self.loop.tracing:
+            self.loop.note(f"{worker.name} cannot be reached, until there is another controller")
+        self.loop.at(self.loop.uniform(3.0, 6.0), None, self._replace, worker)
+
+    def _replace(self, worker: Worker) -> None:
+        for controller in self.cluster.controllers:
+            controller.dies("killed")
+        self._reach(worker)
 
     def _raise(self) -> None:
         worker = self._some()

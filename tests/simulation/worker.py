@@ -109,6 +109,7 @@ class Worker(Process):
     def heard(self, link: Connection, message: Message) -> None:
         if not self.listens_to(link):
             return
+        self.cluster.check.obeys(self, link.term)
         kind = message[0]
         if kind == "prepare":
             seat = Seat(message[1], message[2], message[3])
