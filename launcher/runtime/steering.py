@@ -201,7 +201,8 @@ class Steering:
         group, board = self._office.group, self._board
         changing = group.proposal is not None and group.proposal.committed is not None
         training = group.phase is m.Phase.TRAINING and not changing and not group.held
-        if training or group.phase is m.Phase.ENDED:
+        warming = any(hand.facts and hand.ready_since is None for hand in self.roster.hands.values())
+        if training or warming or group.phase is m.Phase.ENDED:
             self._waiting_since = None
         elif self._waiting_since is None:
             self._waiting_since = now
@@ -220,7 +221,7 @@ class Steering:
             board.say(JobState.RESIZING, "a new generation of workers is being formed")
         limit = self._spec.config.elastic.capacity_timeout_s
         if self._waiting_since is not None and now - self._waiting_since > limit:
-            why = waits or "the workers did not become ready"
+            why = waits or "the workers that are left form no generation"
             self._office.fail(f"no capacity within {limit:g} s (elastic.capacity_timeout_s): {why}", ExitCode.INFRASTRUCTURE)
 
     # changes, as they happen

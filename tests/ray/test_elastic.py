@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,6 +50,10 @@ def trains_with(size: int, after: Any) -> Any:
     return condition
 
 
+def in_another_generation(before: Any) -> Any:
+    return lambda status: status["generation"] > before["generation"] and status["state"] == RUNNING
+
+
 def test_a_job_grows_and_shrinks_while_its_processes_stay(project: Project) -> None:
     run, before = begin(project, "1..3")
     small = resize(project, run, "1")
@@ -70,16 +75,17 @@ def test_a_job_grows_and_shrinks_while_its_processes_stay(project: Project) -> N
     assert not any(ProcessRef.of(pid).alive() for pid in gone), "who left has ended"
 
 
-@pytest.mark.parametrize("victims", [[0], [2], [0, 1]], ids=["rank 0", "the last rank", "two at once"])
-def test_killed_workers_cost_no_committed_step(project: Project, victims: list[int]) -> None:
+def test_killed_workers_cost_no_committed_step(project: Project) -> None:
+    """The first rank, the last one, two at once: the others go on as the same processes, and new ones take the places."""
     run, before = begin(project, "1..4")
-    for rank in victims:
-        kill(pids(before)[rank])
-    survivors = [pid for rank, pid in enumerate(pids(before)) if rank not in victims]
-    after = project.wait_for(run["run_id"], lambda status: status["generation"] > before["generation"] and status["state"] == RUNNING)
-    assert pids(after)[: len(survivors)] == survivors
-    whole = project.wait_for(run["run_id"], trains_with(4, after))
-    assert pids(whole)[: len(survivors)] == survivors, "others took the places of those who died"
+    for victims in ([0], [3], [0, 1]):
+        for rank in victims:
+            kill(pids(before)[rank])
+        survivors = [pid for rank, pid in enumerate(pids(before)) if rank not in victims]
+        after = project.wait_for(run["run_id"], in_another_generation(before))
+        assert pids(after)[: len(survivors)] == survivors
+        before = project.wait_for(run["run_id"], trains_with(4, after))
+        assert pids(before)[: len(survivors)] == survivors
     stop(project, run)
 
 
@@ -100,7 +106,7 @@ def test_a_frozen_worker_is_given_up_and_writes_nothing_when_it_wakes(project: P
     run, before = begin(project, "2..3")
     frozen = pids(before)[1]
     kill(frozen, signal.SIGSTOP)
-    after = project.wait_for(run["run_id"], lambda status: status["generation"] > before["generation"] and status["state"] == RUNNING)
+    after = project.wait_for(run["run_id"], in_another_generation(before))
     assert frozen not in pids(after)
     kill(frozen, signal.SIGCONT)
     project.wait_for(run["run_id"], trains_with(3, after))
@@ -129,21 +135,18 @@ def test_an_exception_that_comes_again_ends_the_job_with_the_traceback(project: 
     assert "ZeroDivisionError: a mistake in the user's model" in ended["reason"]
 
 
-def test_a_controller_killed_in_the_middle_of_changes_is_replaced(project: Project) -> None:
+def test_a_killed_controller_is_replaced_whatever_is_under_way(project: Project) -> None:
+    """In the middle of a change; and together with a worker, whose loss the next controller finds."""
     run, before = begin(project, "1..3")
     project.launch("resize", run["run_id"], "2", "--no-wait", "--runs", project.runs)
     kill(project.processes(run)["controller"])
-    adopted = project.wait_for(run["run_id"], lambda status: status["term"] > before["term"] and trains_with(2, before)(status))
-    assert set(pids(adopted)) < set(pids(before))
-    stop(project, run)
-
-
-def test_a_controller_and_a_worker_killed_together(project: Project) -> None:
-    run, before = begin(project, "1..3")
-    kill(pids(before)[1])
+    small = project.wait_for(run["run_id"], lambda status: status["term"] > before["term"] and trains_with(2, before)(status))
+    assert set(pids(small)) < set(pids(before))
+    kill(pids(small)[1])
     kill(project.processes(run)["controller"])
-    whole = project.wait_for(run["run_id"], lambda status: status["term"] > before["term"] and trains_with(3, before)(status))
-    assert {pids(before)[0], pids(before)[2]} < set(pids(whole))
+    whole = project.wait_for(run["run_id"], lambda status: status["term"] > small["term"] and trains_with(2, small)(status))
+    assert pids(whole)[0] == pids(small)[0]
+    assert pids(whole)[1] not in pids(before)
     stop(project, run)
 
 
@@ -161,15 +164,22 @@ def test_all_workers_lost_go_on_from_the_checkpoint(project: Project) -> None:
     assert_ledger_is_exact(project.events(run["run_id"]), ended["step"])
 
 
-def test_a_terminated_worker_leaves_as_planned(project: Project) -> None:
-    run, before = begin(project, "1..3")
+def test_notices_become_planned_shrinks(project: Project, tmp_path: Path) -> None:
+    """SIGTERM to one worker, then a notice that takes the whole machine away: saved, and held until it goes."""
+    notice = tmp_path / "notice"
+    run, before = begin(project, "1..3", f"elastic.notice_file={notice}")
     kill(pids(before)[2], signal.SIGTERM)
-    after = project.wait_for(run["run_id"], lambda status: status["generation"] > before["generation"] and status["state"] == RUNNING)
+    after = project.wait_for(run["run_id"], in_another_generation(before))
     assert pids(before)[2] not in pids(after)
+    whole = project.wait_for(run["run_id"], trains_with(3, after))
+    notice.write_text('{"deadline_s": 12}')
+    held = project.wait_for(run["run_id"], lambda status: status["state"] == "RESIZING" and "held" in status["reason"])
+    assert held["step"] >= whole["step"]
+    assert held["checkpoint"]["step"] == held["step"]
     stop(project, run)
-    change = next(event for event in project.events(run["run_id"]) if event["kind"] == "resized")
-    assert change["cause"] == "drain"
-    assert not any(event["kind"] == "worker_lost" for event in project.events(run["run_id"]))
+    events = project.events(run["run_id"])
+    assert next(event for event in events if event["kind"] == "resized")["cause"] == "drain"
+    assert not any(event["kind"] == "worker_lost" for event in events)
 
 
 def test_below_the_minimum_the_state_is_saved_and_held_until_capacity_is_back(project: Project) -> None:

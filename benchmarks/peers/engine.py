@@ -1,0 +1,96 @@
+"""The training engine alone, as many ranks as asked for: no Ray, no controller, no link, no policy, no records.
+
+Prints [seconds since 1970, steps done] every so many steps, one JSON list a line, from rank 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import socket
+import sys
+import tempfile
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from benchmarks.exact import PortStore
+
+
+class Points:
+    """An observer that only prints."""
+
+    def __init__(self, rank: int, every: int) -> None:
+        self._rank, self._every = rank, every
+
+    def applied(self, record: Any) -> None:
+        if self._rank == 0 and record.step % self._every == 0:
+            print(json.dumps([time.time(), record.step]), flush=True)
+
+    def wishes(self) -> Any:
+        from launcher.training.step import Wishes
+
+        return Wishes()
+
+    def evaluated(self, step: int, metrics: dict[str, float]) -> None: ...
+
+    def saved(self, part: Any) -> None: ...
+
+    def save_failed(self, step: int, generation: int, error: Exception) -> None:
+        raise error
+
+
+def train(config: str, rank: int, world_size: int, port: int, threads: int, every: int) -> None:
+    import torch  # noqa: F401 - before the clock of the first step
+
+    from launcher.config.parse import parse_config
+    from launcher.core.run_store import RunStore
+    from launcher.core.store import open_store
+    from launcher.core.types import RunId
+    from launcher.training.collective import Collective
+    from launcher.training.state_transfer import StateMove
+    from launcher.training.trainer import Trainer
+
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    store = PortStore(port, rank)
+    collective = Collective.form(
+        store, generation=1, rank=rank, world_size=world_size, device="cpu", timeout_s=timedelta(minutes=10).total_seconds()
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        observer: Any = Points(rank, every)
+        trainer = Trainer(
+            parse_config(json.loads(config)), RunStore(open_store(folder), RunId("engine")), observer, device="cpu", threads=threads
+        )
+        trainer.build()
+        trainer.warm_up()
+        trainer.share(collective, StateMove((0,), tuple(range(1, world_size))), {}, holds_own=False)
+        trainer.run(collective)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--workers", type=int, required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--log-every", type=int, required=True)
+    given = parser.parse_args()
+    config = Path(given.config).read_text()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    ranks = [
+        context.Process(target=train, args=(config, rank, given.workers, port, given.threads, given.log_every), daemon=True)
+        for rank in range(given.workers)
+    ]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+    sys.exit(max(process.exitcode or 0 for process in ranks))
+
+
+if __name__ == "__main__":
+    main()
