@@ -535,8 +535,11 @@ class Membership:
                 first, peer.ready = not peer.ready, True
                 return [Load((worker,))] if first and self._load and self.phase is Phase.ASSEMBLING else []
             case Loaded(_, step):
-                if self.phase is Phase.ASSEMBLING:
-                    peer.applied = step
+                if self.phase is not Phase.ASSEMBLING:
+                    return []
+                if step != (self._checkpoint or START):
+                    return [GiveUp(event.worker, f"it loaded the checkpoint of step {step}, which is not that of the term")]
+                peer.applied = step
                 return []
             case Corrupt(_, detail):
                 return [RollBack(self._checkpoint or Step(0), detail)] if self.phase is Phase.ASSEMBLING else []

@@ -33,6 +33,8 @@ class Cluster:
         self.loss = self.store_failure = self.store_pause = self.connect_failure = 0.0
         self.store = MemoryStore()
         self.plain_run = RunStore(self.store, RunId("r"))
+        self.damaged: set[str] = set()
+        """Keys of manifests whose checkpoint is not whole any more."""
         self.states = States()
         self.coverage = Coverage()
         self.workers: dict[WorkerId, Worker] = {}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from launcher.checkpoint.catalog import CheckpointInfo
@@ -58,6 +60,8 @@ class Controller(Process):
         self.whole: list[tuple[int, int]] = []
         """Checkpoints with all parts, until the rows of their steps are there."""
         self.acts_left: int | None = None
+        self.checkpoint: CheckpointInfo | None = None
+        """That of the term's base, to be loaded."""
         self.membership = Membership(minimum=1, load=False)
         self.at(cluster.loop.uniform(0.05, 0.3), self._take_office)
 
@@ -247,6 +251,9 @@ class Controller(Process):
             self._handle(m.Ready(worker))
         elif kind == "loaded":
             self._handle(m.Loaded(worker, message[1]))
+        elif kind == "corrupt":
+            if self.checkpoint is not None and self.checkpoint.step == message[1]:
+                self._handle(m.Corrupt(worker, "a chunk is damaged"))
         elif kind == "prepared":
             self._handle(m.Prepared(worker, message[1]))
         elif kind == "refused":
@@ -342,8 +349,10 @@ class Controller(Process):
                     self.cluster.check.changed(self, action)
                     self.rows.restart(action.step)
                     self._ask_for_rows()
-                case m.AllLost() | m.RollBack():
-                    self._start_again()
+                case m.AllLost():
+                    self._start_again(lambda info: True)
+                case m.RollBack(corrupt):
+                    self._start_again(lambda info, corrupt=corrupt: info.step < corrupt)
                 case m.End():
                     self._end(action)
 
@@ -380,10 +389,11 @@ class Controller(Process):
         if ranks and ranks[0] in self.links:
             self.links[ranks[0]].to_worker(("rows",), stream=True)
 
-    def _start_again(self) -> None:
+    def _start_again(self, usable: Callable[[CheckpointInfo], bool]) -> None:
         """Nobody holds the state: a new term with the newest checkpoint; workers that held one before begin afresh."""
         try:
-            self.term, self.left = office.claim_and_look(self.run, self.name, "")
+            self.term, left = office.claim_and_look(self.run, self.name, "")
+            self.left = replace(left, checkpoints=tuple(info for info in left.checkpoints if usable(info)))
         except StoreUnavailable:
             self.dies("the store does not answer")
             raise Died from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from launcher.checkpoint.catalog import manifest_key
 from launcher.core.run_store import LineageEntry, TermBase, in_lineage, lineage
 from launcher.core.types import Generation, Step, Term, WorkerId
 from launcher.runtime import membership as m
@@ -230,7 +231,7 @@ class Checker:
     def look_at_store(self) -> None:
         chain, objects = self.chain, self.cluster.store.objects
         for step, term in self.reports:
-            if not in_lineage(chain, term, step):
+            if not in_lineage(chain, term, step) and manifest_key(step, term) not in self.cluster.damaged:
                 self.fail("a reported checkpoint stays", f"step {step} of term {term}; lineage {chain}")
         states, reached = self._ledger()
         for key in objects:

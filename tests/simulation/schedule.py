@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from launcher.checkpoint.catalog import list_checkpoints
+from launcher.core.run_store import lineage
 from launcher.runtime import membership as m
 from launcher.spec.status import JobState
 from tests.simulation.cluster import Cluster, dump
@@ -91,6 +93,7 @@ class Schedule:
             self._lack,
             self._drain,
             self._lose_all,
+            self._damage,
         ]
 
     def run(self) -> Result:
@@ -335,6 +338,17 @@ class Schedule:
     def _lose_all(self) -> None:
         for worker in self.cluster.living():
             self.loop.at(self.loop.uniform(0.0, 0.3), None, self._dies, worker, "all are lost")
+
+    def _damage(self) -> None:
+        """The newest checkpoint is not whole any more, and mostly it is needed."""
+        run = self.cluster.plain_run
+        newest = next(iter(list_checkpoints(run, lineage(run.terms()[1]))), None)
+        if newest is None:
+            return
+        self._happens()
+        self.cluster.damaged.add(newest.key)
+        if self.loop.chance(0.8):
+            self._lose_all()
 
     def _stop(self) -> None:
         self.cluster.stop_wanted = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from launcher.checkpoint.catalog import manifest_key
 from launcher.core.types import Generation, Step, Term, WorkerId
 from launcher.runtime import participant as p
 from launcher.runtime.membership import Outcome
@@ -408,7 +409,10 @@ class Worker(Process):
 
     def _loaded(self, step: int, term: int) -> None:
         self.busy = False
-        manifest = self.cluster.plain_run.read(f"checkpoints/{step:012d}-{term:012d}.json")
+        if manifest_key(step, term) in self.cluster.damaged:
+            self._say("corrupt", step)
+            return
+        manifest = self.cluster.plain_run.read(manifest_key(step, term))
         assert manifest is not None, "a checkpoint that was named is not there"
         self.state = int(str(manifest["state"]))
         self.participant.applies(Step(step))
