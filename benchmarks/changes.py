@@ -10,7 +10,6 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,14 +17,15 @@ from typing import Any
 
 from benchmarks import elastic_job
 from benchmarks.elastic_job import ElasticJob, TookTooLong
-from benchmarks.nodes import Host, NoNamespaces, RayNode, network
-from benchmarks.pauses import median_step, pause_of_survivors
+from benchmarks.nodes import Host, NodeFailed, NoNamespaces, RayNode, alive, network
+from benchmarks.pauses import NothingMeasured, median_step, pause_of_survivors
 from benchmarks.sandbox import CommandFailed, Sandbox
 
 MOST = 4
 CALM_S, AFTER_S = 4.0, 2.0
 BEFORE_PLANNED_S = 3.0
 """How far before its event a planned change is looked for: its pause is shorter."""
+NODE_STARTS = 3
 CHANGE_S = 120.0
 """A hang limit for one change."""
 RAY_TRAIN, TORCHFT = "Ray Train elastic", "torchft"
@@ -116,28 +116,32 @@ def job_overrides(model: Model, **more: str) -> dict[str, str]:
     }
 
 
-def measure_ours(sandbox: Sandbox, model: Model, cases: list[Case], n: int, missing: list[str]) -> dict[str, list[Measured]]:
+def measure_ours(sandbox: Sandbox, model: Model, cases: list[Case], n: int, failed: list[str]) -> dict[str, list[Measured]]:
+    """What was measured, by case; a job that did not come to its end leaves what it had before, and its reason in `failed`."""
     found: dict[str, list[Measured]] = defaultdict(list)
-    plain = [case for case in cases if not case.node]
-    nodes = [case for case in cases if case.node]
-    if plain:
-        ray = sandbox.ray_folder(f"r{model.name[0]}")
-        try:
-            job = elastic_job.start(sandbox, ray, job_overrides(model), workers=(1, MOST, MOST - 1))
-            job.wait_for_size(MOST - 1)
-            measure_plain(job, plain, n, found)
-            job.stop()
-        finally:
-            sandbox.stop_ray(ray)
-            sandbox.sweep()
-    if nodes:
-        try:
-            measure_on_nodes(sandbox, model, nodes, n, found)
-        except NoNamespaces as error:
-            missing.append(f"{', '.join(case.name for case in nodes)}: {error}")
-        finally:
-            sandbox.sweep()
+    for some, measure_all in (
+        ([case for case in cases if not case.node], measure_on_one_node),
+        ([case for case in cases if case.node], measure_on_nodes),
+    ):
+        if some:
+            try:
+                measure_all(sandbox, model, some, n, found)
+            except (NoNamespaces, NodeFailed, NothingMeasured, CommandFailed, TookTooLong) as error:
+                failed.append(f"{model.name}, {', '.join(case.name for case in some)}: {type(error).__name__}: {error}")
+            finally:
+                sandbox.sweep()
     return found
+
+
+def measure_on_one_node(sandbox: Sandbox, model: Model, cases: list[Case], n: int, found: dict[str, list[Measured]]) -> None:
+    ray = sandbox.ray_folder(f"r{model.name[0]}")
+    try:
+        job = elastic_job.start(sandbox, ray, job_overrides(model), workers=(1, MOST, MOST - 1))
+        job.wait_for_size(MOST - 1)
+        measure_plain(job, cases, n, found)
+        job.stop()
+    finally:
+        sandbox.stop_ray(ray)
 
 
 def measure_plain(job: ElasticJob, cases: list[Case], n: int, found: dict[str, list[Measured]]) -> None:
@@ -152,12 +156,14 @@ def measure_plain(job: ElasticJob, cases: list[Case], n: int, found: dict[str, l
                 "frozen": lambda pid: os.kill(pid, signal.SIGSTOP),
                 "drain": lambda pid: os.kill(pid, signal.SIGTERM),
             }
-            victim = job.pids()[number % case.begins]
-            found[case.name].append(measure(job, case, partial(act[case.name], victim)))
+            victim = next(member for member in job.status()["members"] if member["rank"] == number % case.begins)
+            pid = victim["pid"]
+            hurt = None if case.name in ("grow", "shrink") else victim["id"]
+            found[case.name].append(measure(job, case, partial(act[case.name], pid), hurt))
             log(f"{number + 1}/{n} {job.run_id} {case.name}: {found[case.name][-1].pause_s:.3f} s")
             if case.name == "frozen":
-                os.kill(victim, signal.SIGCONT)
-                gone(victim)
+                os.kill(pid, signal.SIGCONT)
+                gone(pid)
 
 
 def bring_to(job: ElasticJob, size: int) -> None:
@@ -169,21 +175,20 @@ def bring_to(job: ElasticJob, size: int) -> None:
 def gone(pid: int, patience_s: float = 30.0) -> None:
     """Wait until a process that was given up has ended. Raises TookTooLong."""
     deadline = time.monotonic() + patience_s
-    while Path(f"/proc/{pid}").exists():
+    while alive(pid):
         if time.monotonic() > deadline:
             raise TookTooLong(f"pid {pid} was given up, woke, and still lives after {patience_s:g} s")
         time.sleep(0.1)
 
 
-def measure(job: ElasticJob, case: Case, act: Callable[[], None]) -> Measured:
-    """One change: calm steps, the request or the fault, the first steps after it."""
+def measure(job: ElasticJob, case: Case, act: Callable[[], None], victim: str | None = None) -> Measured:
+    """One change: calm steps, the request or the fault, the first steps after it. `victim` is the id of the worker that is hurt."""
     time.sleep(CALM_S)
     before = job.status()
     members = set(job.pids().values())
     at = time.monotonic()
     act()
-    event = job.wait_for_change(case.ends, at, CHANGE_S)
-    job.wait_for_size(case.ends)
+    event = job.wait_for_change(case.ends, at, CHANGE_S, victim)
     time.sleep(AFTER_S)
     after = job.status()
     survivors = members & set(job.pids().values())
@@ -194,8 +199,8 @@ def measure(job: ElasticJob, case: Case, act: Callable[[], None]) -> Measured:
         case=case.name,
         pause_s=pause.pause_s,
         step_s=pause.step_s,
-        first_step_s=pause.resumed_at - at,
-        slowdown=slowdown(steps, survivors, at, event["at"], pause.step_s),
+        first_step_s=(event["at"] if case.planned else pause.resumed_at) - at,
+        slowdown=slowdown(steps, survivors, at, event["at"], pause.step_s) if case.name == "grow" else 1.0,
         steps_lost=after["steps_lost"] - before["steps_lost"],
         samples_repeated=after["samples_repeated"] - before["samples_repeated"],
         event=event,
@@ -244,34 +249,42 @@ class Nodes:
             {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self._ray / "token"), "LAUNCHER_RAY_DIR": str(self._ray)}
         )
         log = self._sandbox.folder / f"node-{self._started}.log"
-        return RayNode(self._address, log, environment=environment, num_gpus=gpus, host=host)
+        for _ in range(NODE_STARTS - 1):
+            node = RayNode(self._address, log, environment=environment, num_gpus=gpus, host=host)
+            try:
+                node.wait()
+            except NodeFailed:  # on a busy machine Ray's own patience with its processes is too short now and then
+                node.kill()
+            else:
+                return node
+        node = RayNode(self._address, log, environment=environment, num_gpus=gpus, host=host)
+        node.wait()
+        return node
 
 
 def measure_on_nodes(sandbox: Sandbox, model: Model, cases: list[Case], n: int, found: dict[str, list[Measured]]) -> None:
-    with ExitStack() as stack:
-        net = stack.enter_context(network(sandbox.folder, 3))
+    with network(sandbox.folder, 3) as net:
         ray = sandbox.ray_folder(f"n{model.name[0]}")
-        nodes = Nodes(sandbox, ray, net.hosts)
-        overrides = job_overrides(model, gpu="1", **{"resources.device": "cpu"})
-        job = elastic_job.start(sandbox, ray, overrides, workers=(1, MOST, MOST), host=nodes.head)
-        for number in range(n):
-            for case in cases:
-                job.wait_for_size(MOST)
-                lost = [member["pid"] for member in job.status()["members"] if member["node"] == nodes.host.name]
-                if len(lost) != 1:
-                    raise CommandFailed(f"{len(lost)} workers are on {nodes.host.name}, one was to be: {job.status()['members']}")
-                if case.name == "node_killed":
-                    found[case.name].append(measure(job, case, nodes.last.kill))
-                else:
-                    found[case.name].append(measure(job, case, lambda: net.silence(nodes.host)))
-                    net.restore(nodes.host)
-                    gone(lost[0])
-                log(f"{number + 1}/{n} {job.run_id} {case.name}: {found[case.name][-1].pause_s:.3f} s")
-                nodes.replace_last()
-        job.stop()
-        nodes.last.kill()
-        nodes.steady.kill()
-        sandbox.stop_ray(ray)
+        try:
+            nodes = Nodes(sandbox, ray, net.hosts)
+            overrides = job_overrides(model, gpu="1", **{"resources.device": "cpu"})
+            job = elastic_job.start(sandbox, ray, overrides, workers=(1, MOST, MOST), host=nodes.head)
+            for number in range(n):
+                for case in cases:
+                    job.wait_for_size(MOST)
+                    lost = [member for member in job.status()["members"] if member["node"] == nodes.host.name]
+                    if len(lost) != 1:
+                        raise CommandFailed(f"{len(lost)} workers are on {nodes.host.name}, one was to be: {job.status()['members']}")
+                    act = nodes.last.kill if case.name == "node_killed" else partial(net.silence, nodes.host)
+                    found[case.name].append(measure(job, case, act, lost[0]["id"]))
+                    if case.name == "node_silent":
+                        net.restore(nodes.host)
+                        gone(lost[0]["pid"])
+                    log(f"{number + 1}/{n} {job.run_id} {case.name}: {found[case.name][-1].pause_s:.3f} s")
+                    nodes.replace_last()
+            job.stop()
+        finally:
+            sandbox.stop_ray(ray)
 
 
 def log(text: str) -> None:

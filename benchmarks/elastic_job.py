@@ -77,18 +77,22 @@ class ElasticJob:
                 return status
             state, reason = status.get("state", "PENDING"), status.get("reason", "")
             if state in ENDED or time.monotonic() > deadline:
-                raise TookTooLong(f"{what}: the run is {state} ({reason}) at step {status.get('step')}, {status.get('world_size')} workers")
+                newest = "\n".join(json.dumps(event) for event in self.events() if event["kind"] != "steps")[-3000:]
+                raise TookTooLong(
+                    f"{what}: the run is {state} ({reason}) at step {status.get('step')}, {status.get('world_size')} workers\n{newest}"
+                )
             time.sleep(POLL_S)
 
     def wait_for_size(self, size: int, patience_s: float = COMMAND_S) -> dict[str, Any]:
         return self.wait(f"{size} workers", lambda status: status["state"] == "RUNNING" and status["world_size"] == size, patience_s)
 
-    def wait_for_change(self, size: int, since: float, patience_s: float) -> dict[str, Any]:
-        """The event of the change to `size` after the moment. Raises TookTooLong."""
+    def wait_for_change(self, size: int, since: float, patience_s: float, victim: str | None = None) -> dict[str, Any]:
+        """The event of the first change after the moment that led to `size`, or that the victim left with. Raises TookTooLong."""
         found: list[dict[str, Any]] = []
 
         def changed(status: dict[str, Any]) -> bool:
-            found[:] = [event for event in self.events("resized") if event["at"] > since and event["to_size"] == size]
+            new = [event for event in self.events("resized") if event["at"] > since]
+            found[:] = [event for event in new if event["to_size"] == size or (victim is not None and victim in event.get("left", ()))]
             return bool(found)
 
         self.wait(f"a change to {size} workers", changed, patience_s)

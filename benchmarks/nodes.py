@@ -28,6 +28,10 @@ class NoNamespaces(Exception):
     """This machine or this user cannot make hosts; the message says what failed."""
 
 
+class NodeFailed(Exception):
+    """A Ray node did not start; its last words are in the message."""
+
+
 @dataclass(frozen=True)
 class Host:
     name: str
@@ -103,10 +107,19 @@ class RayNode:
         command += [f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats", f"--num-gpus={num_gpus}"]
         if host is not None:
             command = host.command([*command, f"--node-ip-address={host.address}"])
+        self._log = log
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, start_new_session=True
             )
+
+    def wait(self, patience_s: float = 60.0) -> None:
+        """Until it has joined. Raises NodeFailed. Nodes that share files are started one by one: two at once take each other's names."""
+        deadline = time.monotonic() + patience_s
+        while "Ray runtime started" not in (said := self._log.read_text()):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise NodeFailed(f"a Ray node did not start within {patience_s:g} s:\n{said[-1500:]}")
+            time.sleep(0.1)
 
     def processes(self) -> list[int]:
         """All that lives of it, workers too."""
@@ -118,10 +131,10 @@ class RayNode:
         known = {self._process.pid, *self.processes()}
         while time.monotonic() < deadline:
             known |= {child for pid in tuple(known) for child in descendants(pid)}
-            alive = [pid for pid in known if _alive(pid)]
-            if not alive:
+            living = [pid for pid in known if alive(pid)]
+            if not living:
                 break
-            for pid in alive:
+            for pid in living:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             self._process.poll()
@@ -144,7 +157,8 @@ def descendants(root: int) -> list[int]:
     return found
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Whether the process runs; what remains of one that nobody has waited for does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
     except OSError:

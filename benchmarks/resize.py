@@ -44,11 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     figures: list[Figure] = []
     changes: list[dict[str, Any]] = []
     missing: list[str] = []
+    failed: list[str] = []
     with Sandbox() as sandbox:
         for model in models:
             copies = raw_copy.measure(model.state, COPIES)
             theirs = measure_peers(sandbox, model, cases, peer_n, missing) if peer_n else {}
-            ours = measure_ours(sandbox, model, cases, n, missing)
+            ours = measure_ours(sandbox, model, cases, n, failed)
             copies += raw_copy.measure(model.state, COPIES)
             figures.append(alone(f"{model.name}: raw copy of {model.state / 1e6:.1f} MB", "s", copies, more_is_better=False))
             figures += [
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ]
             changes += [{"model": model.name, **asdict(each)} for case in cases for each in ours[case.name]]
             changes += [{"model": model.name, "peer": peer, **row} for peer, found in theirs.items() for row in found]
-    for text in missing:
+    for text in (*missing, *failed):
         log(text)
     settings = {
         "benchmark": "resize",
@@ -65,9 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "models": [asdict(model) for model in models],
         "cases": [asdict(case) for case in cases],
         "missing": missing,
+        "failed": failed,
         "changes": changes,
     }
-    return finish(figures, settings, options.output)
+    return max(finish(figures, settings, options.output), int(bool(failed)))
 
 
 def rows(model: Model, case: Case, ours: list[Measured], theirs: dict[str, list[dict[str, Any]]], copy_s: float) -> list[Figure]:

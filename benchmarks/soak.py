@@ -24,6 +24,7 @@ from typing import Any
 
 from benchmarks import elastic_job
 from benchmarks.elastic_job import ENDED, ElasticJob, TookTooLong
+from benchmarks.nodes import alive
 from benchmarks.report import Bar, Figure, counted, finish
 from benchmarks.runs import records
 from benchmarks.sandbox import CommandFailed, Sandbox
@@ -32,6 +33,7 @@ MOST = 4
 PAUSE_S = 0.04
 STEPS_PER_S = 12
 """About what the slowed-down job does on the way, with fewer workers than the most now and then: sizes the run, no more."""
+START_S = 180.0
 SETTLE_S = 90.0
 OVERLAP = 0.2
 """How often the next thing happens before the last one is over."""
@@ -199,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     changes, minutes = (10, 2.0) if options.quick else (options.changes, options.minutes)
     steps = int(minutes * 60 * STEPS_PER_S)
-    limit_s = 3 * minutes * 60 + changes * 10
+    limit_s = START_S + 3 * minutes * 60 + changes * 10
     with Sandbox() as sandbox:
         ray = sandbox.ray_folder("s")
         began = time.monotonic()
@@ -303,7 +305,7 @@ def ledger(job: ElasticJob, steps: int) -> list[Figure]:
 def leaks(sandbox: Sandbox, ray: Path, soak: Soak) -> list[Figure]:
     """Processes of the run that live on when it has ended; what a process gained in its life."""
     deadline = time.monotonic() + 30.0
-    while (left := [pid for pid in soak.job.seen | soak.processes.keys() if _lives(pid)]) and time.monotonic() < deadline:
+    while (left := [pid for pid in soak.job.seen | soak.processes.keys() if alive(pid)]) and time.monotonic() < deadline:
         time.sleep(0.5)
     sandbox.stop_ray(ray)
     while (marked := sandbox.marked()) and time.monotonic() < deadline + 30.0:
@@ -317,13 +319,6 @@ def leaks(sandbox: Sandbox, ray: Path, soak: Soak) -> list[Figure]:
         counted("soak: most memory that a process gained", "bytes", memory, Bar(MEMORY_BYTES, "at_most", "value")),
         counted("soak: most sockets that a process gained", "sockets", sockets, Bar(SOCKETS, "at_most", "value")),
     ]
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
-    except OSError:
-        return False
 
 
 def _log(text: str) -> None:

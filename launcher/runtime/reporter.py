@@ -73,7 +73,7 @@ class Reporter:
         desk = self._desk
         first = desk.generation != self._generation
         if first:
-            self._generation, self._waited_s, self.busy_s, self.step_s = desk.generation, 0.0, None, None
+            self._generation, self._waited_s, self.busy_s, self.step_s = desk.generation, desk.waited_s(), None, None
         else:
             self._measure(record.seconds)
         self.last_step_at = time.monotonic()

@@ -25,8 +25,9 @@ from launcher.spec.job import JobSpec
 from launcher.spec.status import JobState
 from launcher.training.batch import share
 
-PLACED_S = 5.0
-"""A worker that Ray has not placed for so long waits for capacity."""
+PLACED_S = 10.0
+"""A worker that Ray has not placed for so long waits for capacity; longer where it needs none but the time to start a process."""
+UNHURRIED_S = 60.0
 RELEASE_S = 10.0
 """How much longer than its drain a released worker may take to upload its part of a checkpoint."""
 
@@ -157,7 +158,8 @@ class Steering:
         """The capacity that is waited for: of workers that were asked for a while ago and have no place yet."""
         if any(hand.facts for hand in waiting):
             return ""
-        count = sum(now - hand.started_at > PLACED_S for hand in waiting)
+        patience_s = PLACED_S if self.gpu else UNHURRIED_S
+        count = sum(now - hand.started_at > patience_s for hand in waiting)
         each = f" with {self.gpu} GPU each" if self.gpu else ""
         return f"{count} worker{'s' if count != 1 else ''}{each}" if count else ""
 
@@ -238,14 +240,16 @@ class Steering:
         self.timeline.formed(ranks, changed.step, now, hold=changed.hold)
         if changed.cause != "resize":
             self._changed_at = now
-        if changed.hold:
+        if self.timeline.complete:
             self.tell_change()
         self._board.due = 0.0
 
     def stepped(self, worker: WorkerId, message: Any) -> None:
         """A worker did its first step in a generation."""
-        if self.timeline is not None and self.timeline.stepped(worker, message["generation"], self._clock.monotonic()):
-            self.tell_change()
+        if self.timeline is not None:
+            self.timeline.stepped(worker, message["generation"], self._clock.monotonic())
+            if self.timeline.complete:
+                self.tell_change()
 
     def tell_change(self) -> None:
         """Say how long each part of the change took."""

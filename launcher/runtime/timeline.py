@@ -32,6 +32,7 @@ class Timeline:
     move_s: dict[WorkerId, float] = field(default_factory=dict)
     pause_s: dict[WorkerId, float] = field(default_factory=dict)
     _first: set[WorkerId] = field(default_factory=set)
+    _last_first_at: float | None = None
 
     def committed(self, generation: Generation, now: float) -> None:
         self.generation, self.committed_at = generation, now
@@ -44,14 +45,20 @@ class Timeline:
     def formed(self, after: tuple[WorkerId, ...], step: Step, now: float, *, hold: bool) -> None:
         self.after, self.step, self.formed_at, self.hold = after, step, now, hold
 
-    def stepped(self, worker: WorkerId, generation: Generation, now: float) -> bool:
-        """A worker did its first step in the new generation; True when it was the last one to."""
-        if generation != self.generation or self.formed_at is None or self.first_at is not None:
+    def stepped(self, worker: WorkerId, generation: Generation, now: float) -> None:
+        """A worker did its first step in the new generation. It may be heard before another one says that it has formed it."""
+        if generation == self.generation:
+            self._first.add(worker)
+            self._last_first_at = now
+
+    @property
+    def complete(self) -> bool:
+        """All that will be known is known."""
+        if self.formed_at is None:
             return False
-        self._first.add(worker)
-        if self._first >= set(self.after):
-            self.first_at = now
-        return self.first_at is not None
+        if not self.hold and self._first >= set(self.after):
+            self.first_at = self._last_first_at
+        return self.hold or self.first_at is not None
 
     def facts(self) -> JsonObject:
         """For the event and the status; null: not known, or there was none."""

@@ -279,8 +279,17 @@ class Worker:
                 last, since = now, time.monotonic()
             elif time.monotonic() - since > ORPHAN_LIMIT_S:
                 os._exit(1)
-            if not self._connected.is_set() and self._controller is not None and was_given_up(*self._controller, self._id):
+            if self._was_given_up():
                 os._exit(1)
+
+    def _was_given_up(self) -> bool:
+        """Asks over a connection of its own, which would take the place of one that `attach` has just made: not while it does."""
+        with self._changed:
+            controller = None if self._connected.is_set() else self._controller
+        if controller is None or not was_given_up(*controller, self._id):
+            return False
+        with self._changed:
+            return self._controller == controller
 
     # a thread for each group that is being formed
 

@@ -6,7 +6,7 @@ import multiprocessing
 import pickle
 import socket
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -64,8 +64,12 @@ def _serve(function: Callable[..., Any], me: Rank, arguments: tuple[Any, ...], a
         answers.put((me.rank, pickle.dumps((None, f"{type(error).__name__}: {error}\n{traceback.format_exc()}"))))
 
 
-def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """Call function(Rank, *arguments) in a process for each rank; the answers in the order of ranks. Raises when one failed."""
+def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any, lost: Collection[int] = ()) -> list[Any]:
+    """Call function(Rank, *arguments) in a process for each rank; the answers in the order of ranks. Raises when one failed.
+
+    lost: ranks that end their own process and give no answer.
+    """
+    answering = [rank for rank in range(world_size) if rank not in lost]
     answers = processes.Queue()
     with store_server() as port:
         members = [
@@ -75,12 +79,12 @@ def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) ->
         for member in members:
             member.start()
         try:
-            found = dict(answers.get(timeout=HANG_S) for _ in members)
+            found = dict(answers.get(timeout=HANG_S) for _ in answering)
         finally:
             for member in members:
                 member.kill()
                 member.join()
-    results = [pickle.loads(found[rank]) for rank in range(world_size)]
-    failures = [f"rank {rank}: {failure}" for rank, (_, failure) in enumerate(results) if failure]
+    results = [pickle.loads(found[rank]) for rank in answering]
+    failures = [f"rank {rank}: {failure}" for rank, (_, failure) in zip(answering, results, strict=True) if failure]
     assert not failures, "\n".join(failures)
     return [result for result, _ in results]

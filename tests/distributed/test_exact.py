@@ -18,7 +18,7 @@ from launcher.training.samples import read_forward
 from launcher.training.step import Wishes
 from launcher.training.trainer import Outcome, Trainer
 from tests.distributed.ranks import HANG_S, Rank, SharedStore, run_ranks
-from tests.distributed.test_world_sizes import MODELS, RESNET
+from tests.distributed.test_world_sizes import MODELS, RESNET, start_afresh
 from tests.unit.training.small_jobs import Recorder, alone, job, trainer
 
 pytestmark = pytest.mark.distributed
@@ -91,7 +91,9 @@ def formed(me: Rank, name: str, members: list[int]) -> Collective:
 def train(me: Rank, config: JobConfig) -> list[str]:
     small_buckets()
     made, recorder = built(config)
-    assert made.run(formed(me, "train", list(range(me.world_size)))) is Outcome.FINISHED
+    collective = formed(me, "train", list(range(me.world_size)))
+    start_afresh(made, collective)
+    assert made.run(collective) is Outcome.FINISHED
     return recorder.seen
 
 
@@ -117,7 +119,7 @@ class Life:
         self.me = me
         self.made, self.recorder = built(config)
         self.made.warm_up()
-        self.exchange = self.made._exchange(alone())
+        self.exchange = self.made._make_exchange(alone())
         self.seen: dict[int, str] = {}
         self.losses: dict[int, float] = {}
 
@@ -211,7 +213,7 @@ def test_the_fast_exchange_goes_on_in_other_generations_too(name: str) -> None:
 def mode_of_a_run(me: Rank) -> tuple[bool, str, str]:
     made, _ = built(exact_job(RESNET, 8))
     warm = made.warm_up()
-    return torch.are_deterministic_algorithms_enabled(), warm.reason, type(made._exchange(alone())).__name__
+    return torch.are_deterministic_algorithms_enabled(), warm.reason, type(made._make_exchange(alone())).__name__
 
 
 def test_exact_mode_computes_one_shard_at_a_time_with_deterministic_algorithms() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from launcher.core.types import JsonObject, WorkerId
-from launcher.runtime.link import LinkClient, LinkEvent, LinkRefused, LinkServer
+from launcher.runtime.link import LinkClient, LinkEvent, LinkRefused, LinkServer, was_given_up
 
 pytestmark = pytest.mark.distributed
 SECRET = b"s" * 32
@@ -44,6 +44,7 @@ def server(heard: Heard) -> Iterator[tuple[LinkServer, tuple[str, int]]]:
 def client(
     address: tuple[str, int],
     *,
+    worker: str = "w0",
     secret: bytes = SECRET,
     received: queue.Queue[JsonObject] | None = None,
     lost: threading.Event | None = None,
@@ -51,7 +52,7 @@ def client(
     return LinkClient(
         address,
         secret,
-        WorkerId("w0"),
+        WorkerId(worker),
         heard=(received or queue.Queue()).put,
         beat=lambda: {"kind": "beat"},
         lost=(lost or threading.Event()).set,
@@ -99,11 +100,66 @@ def test_the_end_of_a_connection_is_heard_once_on_each_side(server: tuple[LinkSe
     heard.next()
     link.close()
     assert heard.next() == LinkEvent(WorkerId("w0"), None)
+
+
+def test_a_worker_that_is_dropped_loses_its_connection_and_is_heard_no_more(
+    server: tuple[LinkServer, tuple[str, int]], heard: Heard
+) -> None:
     lost = threading.Event()
-    client(server[1], lost=lost).send({"kind": "row"})
+    dropped, other = client(server[1], lost=lost), client(server[1], worker="w1")
+    dropped.send({"kind": "row"})
     heard.next()
     server[0].drop(WorkerId("w0"))
     assert lost.wait(WAIT_S)
+    dropped.send({"kind": "row"})
+    other.send({"kind": "row"})
+    assert heard.next() == LinkEvent(WorkerId("w1"), {"kind": "row"}), "whoever dropped it needs no notice of its loss"
+    other.close()
+
+
+@pytest.mark.parametrize("how", ["dropped", "its connection ended", "dropped before it came"])
+def test_a_worker_that_was_given_up_is_told_so_when_it_comes_back(
+    server: tuple[LinkServer, tuple[str, int]], heard: Heard, how: str
+) -> None:
+    if how != "dropped before it came":
+        link = client(server[1])
+        link.send({"kind": "row"})
+        heard.next()
+    if how == "its connection ended":
+        link.close()
+        assert heard.next() == LinkEvent(WorkerId("w0"), None)
+    else:
+        server[0].drop(WorkerId("w0"))
+    received: queue.Queue[JsonObject] = queue.Queue()
+    lost = threading.Event()
+    back = client(server[1], received=received, lost=lost)
+    assert received.get(timeout=WAIT_S) == {"kind": "evicted"}
+    assert lost.wait(WAIT_S)
+    back.send({"kind": "row"})
+    assert was_given_up(server[1], SECRET, WorkerId("w0"))
+    other = client(server[1], worker="w1")
+    other.send({"kind": "row"})
+    assert heard.next() == LinkEvent(WorkerId("w1"), {"kind": "row"}), "the one that was given up is not heard"
+    other.close()
+
+
+def test_who_has_its_place_or_finds_nobody_was_not_given_up(server: tuple[LinkServer, tuple[str, int]]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        nobody = closed.getsockname()
+    assert not was_given_up(nobody, SECRET, WorkerId("w0"))
+    assert not was_given_up(server[1], b"t" * 32, WorkerId("w0")), "another run's controller says nothing of this one's workers"
+    assert not was_given_up(server[1], SECRET, WorkerId("w0"))
+
+
+def test_a_message_to_one_that_was_given_up_is_dropped(server: tuple[LinkServer, tuple[str, int]], heard: Heard) -> None:
+    received: queue.Queue[JsonObject] = queue.Queue()
+    lost = threading.Event()
+    client(server[1], received=received, lost=lost).send({"kind": "row"})
+    heard.next()
+    server[0].drop(WorkerId("w0"))
+    server[0].send(WorkerId("w0"), {"kind": "commit"})
+    assert lost.wait(WAIT_S)
+    assert received.empty()
 
 
 def test_a_second_connection_of_a_worker_replaces_the_first_without_a_loss(

@@ -12,8 +12,9 @@ import torch
 from launcher.config.schema import JobConfig
 from launcher.core.errors import TrainingDiverged
 from launcher.training.collective import Collective, CollectiveBroken
+from launcher.training.state_transfer import StateMove
 from launcher.training.step import Wishes
-from launcher.training.trainer import Outcome
+from launcher.training.trainer import Outcome, Trainer
 from tests.distributed.ranks import HANG_S, Rank, SharedStore, run_ranks
 from tests.unit.training.small_jobs import Recorder, alone, job, manifest, run_store, trainer
 
@@ -44,6 +45,11 @@ def formed(me: Rank, name: str) -> Collective:
     return Collective.form(store, generation=1, rank=me.rank, world_size=me.world_size, device="cpu", timeout_s=HANG_S)
 
 
+def start_afresh(made: Trainer, collective: Collective) -> None:
+    """What rank 0 built is the state of all."""
+    made.share(collective, StateMove((0,), tuple(range(1, collective.world_size))), {}, holds_own=False)
+
+
 def train_all(me: Rank) -> dict[str, tuple[Recorder, dict[str, torch.Tensor]]]:
     """Each job once; the ranks start from different seeds of torch's, as different machines may."""
     results = {}
@@ -54,7 +60,9 @@ def train_all(me: Rank) -> dict[str, tuple[Recorder, dict[str, torch.Tensor]]]:
             with torch.no_grad():
                 for parameter in made._model.parameters():
                     parameter.add_(1.0)
-        assert made.run(formed(me, name)) is Outcome.FINISHED
+        collective = formed(me, name)
+        start_afresh(made, collective)
+        assert made.run(collective) is Outcome.FINISHED
         results[name] = (recorder, {key: value.clone() for key, value in made._state.tensors().items()})
     return results
 
@@ -129,7 +137,7 @@ def leave_and_go_on_alone(me: Rank) -> tuple[list[float], bool]:
         made.run(collective)
     assert made.step == 3
     recorder.at = -1
-    finished = made.run(alone()) is Outcome.FINISHED and made.step == 6
+    finished = made.run(alone(generation=2)) is Outcome.FINISHED and made.step == 6
     return recorder.losses, finished
 
 

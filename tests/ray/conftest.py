@@ -33,7 +33,9 @@ def cluster() -> Iterator[Any]:
 
 
 @pytest.fixture
-def project(ray_folder: Path, tmp_path: Path) -> Project:
+def project(ray_folder: Path, tmp_path: Path) -> Iterator[Project]:
     folder = tmp_path / "project"
     write_project(folder)
-    return Project(folder, ray_folder, str(tmp_path / "runs"))
+    made = Project(folder, ray_folder, str(tmp_path / "runs"))
+    yield made
+    made.stop_all()

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from launcher.core.process import ProcessRef
+
 HANG_S = 180.0
 
 SLOW_MODEL = '''
@@ -137,6 +139,13 @@ class Project:
     def _environment(self) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "LAUNCHER_", "RAY_"))}
         return {**inherited, "LAUNCHER_RAY_DIR": str(self.ray_folder), "NO_COLOR": "1", **self.environment}
+
+    def stop_all(self) -> None:
+        """What a failed test left running would slow down all that follow."""
+        for record in (self.ray_folder / "jobs").glob("*.json"):
+            document = json.loads(record.read_text())
+            if document["runs"].startswith(self.runs) and ProcessRef.of(document["supervisor"]["pid"]).alive():
+                self.launch("stop", document["run_id"], "--runs", self.runs, check=None)
 
     def processes(self, run: dict[str, Any]) -> dict[str, int]:
         """The supervisor and the controller of a run, by the records that the local backend keeps."""

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.report import Bar, against_itself, alone, compare, document, exit_code, line, median_interval, verdict
+from benchmarks.report import Bar, against_itself, alone, apart, compare, counted, document, exit_code, line, median_interval, verdict
 
 pytestmark = pytest.mark.unit
 
@@ -95,3 +95,23 @@ def test_the_report_has_one_row_a_figure_and_fails_only_on_a_bar_that_fails() ->
     assert exit_code([good, open_, single]) == 0
     assert exit_code([good, bad]) == 1
     assert ["holds" in line(good), "unresolved" in line(open_), "FAILS" in line(bad), "bar" in line(single)] == [True, True, True, False]
+
+
+def test_a_bar_on_the_value_itself_is_about_its_median() -> None:
+    bar = Bar(0.25, "at_most", "value")
+    assert alone("pause", "s", [0.1] * 10, bar, more_is_better=False).holds is True
+    assert alone("pause", "s", [0.3] * 10, bar, more_is_better=False).holds is False
+    assert alone("pause", "s", [0.1] * 5, bar, more_is_better=False).holds is None
+
+
+@pytest.mark.parametrize(("ours", "holds"), [([0.4] * 10, True), ([2.0] * 10, False), ([0.6] * 10, None)])
+def test_against_few_of_a_peer_the_whole_range_must_be_on_one_side(ours: list[float], holds: bool | None) -> None:
+    figure = apart("pause", "s", ours, "peer", [10.0, 20.0, 15.0], Bar(1 / 20, "at_most"))
+    assert figure.holds is holds
+    assert figure.interval == (ours[0] / 20.0, ours[0] / 10.0)
+    assert figure.ratio == pytest.approx(ours[0] / 15.0)
+
+
+def test_what_is_counted_holds_or_not() -> None:
+    assert counted("lost", "steps", 0, Bar(0, "at_most", "value")).holds is True
+    assert counted("done", "changes", 99, Bar(100, "at_least", "value")).holds is False

@@ -10,7 +10,7 @@ from launcher.core.run_store import RunStore, TermBase
 from launcher.core.store import open_store
 from launcher.core.types import JsonObject, RunId, Step, Term, WorkerId
 from launcher.runtime.link_store import LinkStore, Rendezvous
-from launcher.runtime.office import base_on_checkpoint, base_on_workers, inherit, whole_group
+from launcher.runtime.office import base_on_checkpoint, base_on_workers, inherit
 
 pytestmark = pytest.mark.unit
 
@@ -18,45 +18,6 @@ pytestmark = pytest.mark.unit
 @pytest.fixture
 def run(tmp_path: Path) -> RunStore:
     return RunStore(open_store(str(tmp_path), create=True), RunId("r"))
-
-
-def worker(name: str, rank: int, **facts: object) -> JsonObject:
-    known: dict[str, object] = {
-        "worker": name,
-        "rank": rank,
-        "spec": 1,
-        "phase": "training",
-        "generation": 3,
-        "world_size": 2,
-        "applied": 10,
-    }
-    return {**known, **facts}  # type: ignore[dict-item]
-
-
-def test_a_whole_generation_is_recognised() -> None:
-    whole = whole_group([worker("w0", 1, applied=11), worker("w1", 0)], 1)
-    assert whole is not None
-    generation, members = whole
-    assert generation == 3
-    assert {name: (member.rank, member.applied) for name, member in members.items()} == {"w0": (1, 11), "w1": (0, 10)}
-
-
-@pytest.mark.parametrize(
-    "second",
-    [
-        worker("w1", 1, generation=2),
-        worker("w1", 0),
-        worker("w1", 1, phase="broken"),
-        worker("w1", 1, world_size=3),
-        worker("w1", 1, spec=2),
-    ],
-)
-def test_a_group_with_a_gap_is_not_adopted(second: JsonObject) -> None:
-    assert whole_group([worker("w0", 0), second], 1) is None
-
-
-def test_no_workers_are_no_group() -> None:
-    assert whole_group([], 1) is None
 
 
 def test_a_new_run_begins_at_nothing(run: RunStore) -> None:

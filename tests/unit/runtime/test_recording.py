@@ -13,11 +13,11 @@ from launcher.core.clock import ManualClock
 from launcher.core.errors import LauncherError
 from launcher.core.run_store import RunStore
 from launcher.core.store import open_store
-from launcher.core.types import Generation, JsonObject, RunId, Step, Term
+from launcher.core.types import Generation, JsonObject, Rank, RunId, Step, Term, WorldSize
 from launcher.runtime.office import inherit
-from launcher.runtime.progress import Progress
+from launcher.runtime.progress import Progress, StepRow
 from launcher.runtime.recorder import Recorder
-from launcher.runtime.saver import Saver
+from launcher.runtime.saver import Save, Saver
 from launcher.spec.job import CodeRef, JobSpec
 
 pytestmark = pytest.mark.unit
@@ -51,23 +51,92 @@ def row(step: int, seconds: float = 1.0, loss: float = 0.5) -> JsonObject:
     return {"step": step, "time": "", "seconds": seconds, "loss": loss, "samples_per_s": 1.0}
 
 
-def test_rows_wait_for_the_slowest_member_and_are_taken_once(run: RunStore, spec: JobSpec) -> None:
-    progress = Progress.after(inherit(run), Step(0), spec)
-    progress.take(row(10))
-    progress.take(row(20, loss=0.25))
-    progress.take(row(10))
+def said(first: int, last: int, generation: int = 1, **figures: float) -> JsonObject:
+    """A row as a worker says it."""
+    return {"kind": "row", "first": first, "generation": generation, "row": row(last, **figures)}
+
+
+@pytest.fixture
+def progress(run: RunStore, spec: JobSpec) -> Progress:
+    return Progress.after(inherit(run), Step(0), spec)
+
+
+def ranges(rows: list[StepRow]) -> list[tuple[int, int, int]]:
+    return [(each.first, each.last, each.generation) for each in rows]
+
+
+def test_rows_wait_for_the_slowest_member_and_are_taken_once(progress: Progress) -> None:
+    progress.take(said(1, 10))
+    progress.take(said(11, 20, loss=0.25))
+    progress.take(said(1, 10))
     assert progress.committed(9) == []
-    assert [first for first, _ in progress.committed(15)] == [1]
+    assert ranges(progress.committed(15)) == [(1, 10, 1)]
     assert (progress.step, progress.train_loss) == (15, 0.5)
-    assert [(first, each["step"]) for first, each in progress.committed(20)] == [(11, 20)]
+    assert [(each.first, each.row["step"]) for each in progress.committed(20)] == [(11, 20)]
     assert progress.train_loss == 0.25
     assert progress.samples_per_s == 640.0
     assert progress.committed(20) == []
-    assert progress.step == 20
+    assert (progress.step, progress.seconds) == (20, 2.0)
+    assert progress.committed(3) == []
+    assert progress.step == 20, "a late word takes nothing back"
 
 
-def test_an_evaluation_is_taken_once(run: RunStore, spec: JobSpec) -> None:
-    progress = Progress.after(inherit(run), Step(0), spec)
+def test_where_a_row_is_missing_none_is_taken_until_it_was_said_again(progress: Progress) -> None:
+    progress.take(said(1, 10))
+    progress.take(said(21, 30))
+    assert ranges(progress.committed(30)) == [(1, 10, 1)]
+    assert not progress.lacks_rows(30, most=20)
+    assert progress.lacks_rows(31, most=20)
+    for first in (1, 11, 21):
+        progress.take(said(first, first + 9))
+    assert ranges(progress.committed(30)) == [(11, 20, 1), (21, 30, 1)]
+    assert not progress.lacks_rows(31, most=1)
+
+
+def test_what_nobody_holds_any_more_is_dropped_and_taken_again_from_the_next_generation(progress: Progress) -> None:
+    progress.take(said(1, 10))
+    progress.take(said(11, 20, loss=9.0))
+    progress.committed(10)
+    progress.restart(17)
+    assert progress.lacks_rows(17, most=6)
+    progress.take(said(18, 20, generation=2))
+    assert progress.committed(20) == [], "steps 11 to 17 have no row yet"
+    progress.take(said(11, 17, loss=0.75))
+    progress.take(said(18, 20, generation=2, loss=0.25))
+    assert ranges(progress.committed(17)) == [(11, 17, 1)]
+    assert progress.train_loss == 0.75
+    assert ranges(progress.committed(20)) == [(18, 20, 2)]
+    assert progress.seconds == 3.0
+
+
+def test_a_row_that_ends_where_the_next_generation_begins_stays(progress: Progress) -> None:
+    progress.take(said(1, 10))
+    progress.take(said(11, 17))
+    progress.restart(17)
+    progress.take(said(11, 17))
+    assert ranges(progress.committed(17)) == [(1, 10, 1), (11, 17, 1)]
+
+
+def test_what_was_passed_on_is_never_taken_back(progress: Progress) -> None:
+    progress.take(said(1, 10))
+    progress.take(said(11, 20))
+    progress.committed(20)
+    progress.restart(12)
+    progress.take(said(11, 20, generation=2))
+    progress.take(said(13, 20, generation=2))
+    assert progress.committed(20) == []
+    progress.take(said(13, 25, generation=2))
+    assert ranges(progress.committed(25)) == [(21, 25, 2)], "of a row that overlaps, the rest counts"
+
+
+def test_a_new_term_goes_on_where_the_ledger_of_earlier_ones_ends(run: RunStore, spec: JobSpec) -> None:
+    progress = Progress.after(inherit(run), Step(20), spec)
+    progress.take(said(11, 20))
+    progress.take(said(21, 30))
+    assert ranges(progress.committed(30)) == [(21, 30, 1)]
+
+
+def test_an_evaluation_is_taken_once(progress: Progress) -> None:
     assert progress.evaluated(20, {"accuracy": 0.5})
     assert not progress.evaluated(20, {"accuracy": 0.5})
     assert progress.metrics == {"accuracy": 0.5}
@@ -94,12 +163,12 @@ def inherit_step(run: RunStore) -> list[object]:
     return [each["step"] for _, _, name in run.segments("metrics") for each in run.segment("metrics", name)]
 
 
-def part(rank: int, *, step: int = 5, world_size: int = 2) -> CheckpointPart:
+def part(rank: int, *, generation: int = 1, world_size: int = 2) -> CheckpointPart:
     return CheckpointPart(
-        step=Step(step),
-        generation=Generation(1),
-        rank=rank,  # type: ignore[arg-type]
-        world_size=world_size,  # type: ignore[arg-type]
+        step=Step(5),
+        generation=Generation(generation),
+        rank=Rank(rank),
+        world_size=WorldSize(world_size),
         chunk_count=2,
         chunks=(ChunkRef(rank, f"{rank:064d}", 1),),
         tensors=() if rank == 0 else None,
@@ -107,21 +176,25 @@ def part(rank: int, *, step: int = 5, world_size: int = 2) -> CheckpointPart:
     )
 
 
+FIRST, SECOND = Save(Step(5), Generation(1)), Save(Step(5), Generation(2))
+Decided = list[tuple[Save | None, str]]
+
+
 @pytest.fixture
-def decided() -> list[tuple[int, str]]:
+def decided() -> Decided:
     return []
 
 
 @pytest.fixture
-def saver(run: RunStore, spec: JobSpec, decided: list[tuple[int, str]]) -> Saver:
+def saver(run: RunStore, spec: JobSpec, decided: Decided) -> Saver:
     run.claim_term("me", "now")
     return Saver(
         run,
         T1,
         Immediate(),  # type: ignore[arg-type]
         spec,
-        decided=lambda step, failure: decided.append((step, failure)),
-        fenced=lambda: decided.append((-1, "fenced")),
+        decided=lambda save, failure: decided.append((save, failure)),
+        fenced=lambda: decided.append((None, "fenced")),
         clock=ManualClock(),
     )
 
@@ -131,41 +204,80 @@ def store_chunks(run: RunStore) -> None:
         run.store.put(run.key(f"blobs/{rank:064d}"), b"x")
 
 
-def test_a_checkpoint_is_committed_when_all_parts_are_there(run: RunStore, saver: Saver, decided: list[tuple[int, str]]) -> None:
+def take_all(saver: Saver, generation: int) -> bool:
+    return [saver.take(part(rank, generation=generation)) for rank in range(2)] == [False, True]
+
+
+def test_a_checkpoint_is_committed_when_all_parts_are_there(run: RunStore, saver: Saver, decided: Decided) -> None:
     store_chunks(run)
-    assert saver.begins(5)
-    assert not saver.begins(5)
-    assert not saver.take(part(0))
-    assert saver.take(part(1))
-    saver.commit(5)
-    assert decided == [(5, "")]
+    assert not saver.take(part(0)), "nobody has begun it"
+    assert saver.begins(FIRST)
+    assert not saver.begins(FIRST)
+    assert take_all(saver, 1)
+    assert not saver.done(FIRST)
+    saver.commit(FIRST)
+    assert decided == [(FIRST, "")]
     assert len(run.names("checkpoints")) == 1
-    assert not saver.begins(5), "a part that is said again begins nothing"
+    assert saver.done(FIRST)
+    assert not saver.begins(FIRST), "a part that is said again begins nothing"
 
 
-def test_a_checkpoint_whose_chunk_is_gone_is_not_committed(run: RunStore, saver: Saver, decided: list[tuple[int, str]]) -> None:
-    saver.begins(5)
-    saver.take(part(0))
-    saver.take(part(1))
-    saver.commit(5)
-    assert decided[0][0] == 5
-    assert "gone" in decided[0][1]
+def test_a_checkpoint_whose_chunk_is_gone_is_not_committed_and_the_next_generation_may_save_the_step(
+    run: RunStore, saver: Saver, decided: Decided
+) -> None:
+    saver.begins(FIRST)
+    assert take_all(saver, 1)
+    saver.commit(FIRST)
+    [(save, failure)] = decided
+    assert save == FIRST
+    assert "gone" in failure
     assert run.names("checkpoints") == []
-
-
-def test_a_fenced_controller_reports_no_checkpoint(run: RunStore, saver: Saver, decided: list[tuple[int, str]]) -> None:
     store_chunks(run)
-    saver.begins(5)
-    saver.take(part(0))
-    saver.take(part(1))
+    assert saver.begins(SECOND)
+    assert take_all(saver, 2)
+    saver.commit(SECOND)
+    assert decided[1:] == [(SECOND, "")]
+
+
+def test_a_fenced_controller_reports_no_checkpoint(run: RunStore, saver: Saver, decided: Decided) -> None:
+    store_chunks(run)
+    saver.begins(FIRST)
+    assert take_all(saver, 1)
     run.claim_term("somebody else", "later")
-    saver.commit(5)
-    assert decided == [(-1, "fenced")]
+    saver.commit(FIRST)
+    assert decided == [(None, "fenced")]
 
 
-def test_a_failed_part_gives_the_checkpoint_up_once(saver: Saver, decided: list[tuple[int, str]]) -> None:
-    saver.begins(5)
-    saver.abandon(5, "disk full")
-    saver.abandon(5, "disk full")
-    assert decided == [(5, "disk full")]
+def test_a_failed_part_gives_the_checkpoint_up_once(saver: Saver, decided: Decided) -> None:
+    saver.begins(FIRST)
+    saver.abandon(FIRST, "disk full")
+    saver.abandon(FIRST, "disk full")
+    assert decided == [(FIRST, "disk full")]
+    assert saver.done(FIRST)
     assert not saver.take(part(1))
+
+
+def test_a_step_given_up_in_one_generation_is_saved_in_the_next_from_its_parts_alone(run: RunStore, saver: Saver, decided: Decided) -> None:
+    store_chunks(run)
+    saver.begins(FIRST)
+    saver.take(part(0))
+    saver.abandon_unfinished("a worker was lost")
+    assert decided == [(FIRST, "a worker was lost")]
+    assert saver.begins(SECOND)
+    assert not saver.take(part(1)), "a late part of the generation that is gone counts for nothing"
+    assert not saver.take(part(0, generation=2))
+    assert saver.take(part(1, generation=2))
+    saver.commit(SECOND)
+    assert decided[1:] == [(SECOND, "")]
+    assert len(run.names("checkpoints")) == 1
+
+
+def test_what_is_whole_is_not_abandoned_and_needs_no_second_save(run: RunStore, saver: Saver, decided: Decided) -> None:
+    store_chunks(run)
+    saver.begins(FIRST)
+    assert take_all(saver, 1)
+    saver.commit(FIRST)
+    saver.abandon_unfinished("a worker was lost")
+    assert decided == [(FIRST, "")]
+    assert saver.done(SECOND)
+    assert not saver.begins(SECOND)

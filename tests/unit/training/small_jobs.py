@@ -158,14 +158,15 @@ class MemoryStore:
 
 
 class Recorder:
-    """An Observer that keeps everything, and asks to stop after a step where it is told to."""
+    """An Observer that keeps everything, and asks to stop, or to go over to the next generation, after a step where it is told to."""
 
-    def __init__(self, stop_at: int | None = None) -> None:
+    def __init__(self, stop_at: int | None = None, switch_at: int | None = None) -> None:
         self.records: list[StepRecord] = []
         self.evaluations: list[tuple[int, dict[str, float]]] = []
         self.parts: list[CheckpointPart] = []
         self.failures: list[tuple[int, Exception]] = []
         self.stop_at = stop_at
+        self.switch_at = switch_at
 
     def applied(self, record: StepRecord) -> None:
         self.records.append(record)
@@ -180,7 +181,10 @@ class Recorder:
         self.failures.append((step, error))
 
     def wishes(self) -> Wishes:
-        return Wishes(stop=self.stop_at is not None and len(self.records) >= self.stop_at - 1)
+        done = len(self.records)
+        return Wishes(
+            stop=self.stop_at is not None and done >= self.stop_at - 1, switch=self.switch_at is not None and done >= self.switch_at - 1
+        )
 
     @property
     def losses(self) -> list[float]:
@@ -209,8 +213,8 @@ def run_store(store: MemoryStore | None = None) -> RunStore:
     return RunStore(store or MemoryStore(), RunId("run-1"))
 
 
-def alone() -> Collective:
-    return Collective(generation=1, rank=0, world_size=1, device="cpu", timeout_s=1.0)
+def alone(generation: int = 1) -> Collective:
+    return Collective(generation=generation, rank=0, world_size=1, device="cpu", timeout_s=1.0)
 
 
 def trainer(config: JobConfig, recorder: Recorder, run: RunStore | None = None) -> Trainer:

@@ -47,7 +47,7 @@ def test_augmentation_depends_on_seed_epoch_and_sample_alone() -> None:
     assert len({image.numpy().tobytes() for image in seen.values()}) == 48
 
 
-def test_reading_ahead_stops_at_the_end_and_what_is_left_over_is_dropped() -> None:
+def test_reading_ahead_stops_at_the_end() -> None:
     reads: list[int] = []
 
     class Counted(Split):
@@ -56,15 +56,39 @@ def test_reading_ahead_stops_at_the_end_and_what_is_left_over_is_dropped() -> No
             return super().__getitem__(index)
 
     samples, order = Samples(Counted(20, 1), where="data.train", device="cpu"), DataOrder(size=20, seed=4)
-    feed = TrainingFeed(samples, order, PLAN, PLAN.forwards(2, 0), end=4)
+    feed = TrainingFeed(samples, order, PLAN, end=4)
+    feed.begin(PLAN.forwards(2, 0))
     for step in range(1, 4):
         batches = list(feed.step(step))
         assert torch.equal(batches[0][0], read_forward(samples, order, PLAN, step, range(2))[0])
-    feed.close()
     assert len(reads) == 2 * 3 * 6
-    early = TrainingFeed(samples, order, PLAN, PLAN.forwards(2, 0), end=100)
-    list(early.step(0))
-    early.close()
+
+
+@pytest.mark.parametrize("kind", [Split, FastSplit])
+def test_in_another_generation_the_feed_gives_that_ranks_share_from_any_step(kind: type[Split]) -> None:
+    samples, order = Samples(kind(20, 1), where="data.train", device="cpu"), DataOrder(size=20, seed=4)
+    feed = TrainingFeed(samples, order, PLAN, end=100)
+    for world_size, rank, steps in ((2, 0, (0, 1)), (1, 0, (1, 2)), (3, 2, (7, 8))):
+        forwards = PLAN.forwards(world_size, rank)
+        feed.begin(forwards)
+        for step in steps:
+            batches = list(feed.step(step))
+            assert len(batches) == len(forwards)
+            for (images, labels), shards in zip(batches, forwards, strict=True):
+                wanted_images, wanted_labels = read_forward(samples, order, PLAN, step, shards)
+                assert torch.equal(images, wanted_images)
+                assert torch.equal(labels, wanted_labels)
+
+
+def test_the_threads_that_read_ahead_stay_from_one_generation_to_the_next() -> None:
+    feed = TrainingFeed(Samples(Split(20, 1), where="data.train", device="cpu"), DataOrder(size=20, seed=4), PLAN, end=100)
+    readers = feed._readers
+    feed.begin(PLAN.forwards(2, 0))
+    list(feed.step(0))
+    feed.begin(PLAN.forwards(2, 1))
+    list(feed.step(0))
+    assert readers is not None
+    assert feed._readers is readers
 
 
 class NotTensors(Split):

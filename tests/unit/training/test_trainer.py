@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from launcher.core.errors import CheckpointCorrupt, ConfigError, StoreUnavailable, TrainingDiverged, UserCodeError
+from launcher.training.state_transfer import StateMove
+from launcher.training.step import Wishes
 from launcher.training.trainer import Outcome, Trainer
 from tests.unit.training.small_jobs import HERE, MemoryStore, Recorder, alone, job, manifest, run_store, trainer
 
@@ -45,6 +47,127 @@ def test_it_learns_evaluates_and_saves() -> None:
     assert recorder.evaluations[-1][1]["accuracy"] > 0.6
     assert [part.step for part in recorder.parts] == [4, 8, 12]
     assert made.data_size == 52
+
+
+SWITCHING = {"trainer": {"steps": 6, "eval_every_steps": 3}, "checkpoint": {"every_steps": 2}}
+
+
+@pytest.mark.parametrize("model", ["WithNorm", "WithDropout", "FunctionalDropout", "WithOwnBuffers"])
+@pytest.mark.parametrize("at", [1, 2, 3, 4])
+def test_a_generation_that_follows_goes_on_as_if_nothing_had_happened(model: str, at: int) -> None:
+    config = job(model, **SWITCHING)
+    whole, recorded = trained(config)
+    recorder = Recorder(switch_at=at)
+    made = trainer(config, recorder)
+    assert made.run(alone()) is Outcome.SWITCHED
+    assert made.step == at
+    recorder.switch_at = None
+    assert made.run(alone(generation=2)) is Outcome.FINISHED
+    assert recorder.losses == recorded.losses
+    assert recorder.evaluations == recorded.evaluations
+    assert [part.step for part in recorder.parts] == [2, 4, 6]
+    assert [part.generation for part in recorder.parts] == [1 if step <= at else 2 for step in (2, 4, 6)]
+    assert_same(state(made), state(whole))
+
+
+def test_a_switch_does_not_come_before_the_end_or_a_stop() -> None:
+    _, recorded = trained(job(), switch_at=6)
+    assert [part.step for part in recorded.parts] == [6]
+    recorder = Recorder(stop_at=3, switch_at=3)
+    assert trainer(job(), recorder).run(alone()) is Outcome.STOPPED
+    assert [part.step for part in recorder.parts] == [3]
+    assert trainer(job(), Recorder(switch_at=6)).run(alone()) is Outcome.FINISHED
+
+
+def test_wishes_are_asked_for_once_a_step_however_many_forward_passes_it_has() -> None:
+    class Counts(Recorder):
+        asked = 0
+
+        def wishes(self) -> Wishes:
+            self.asked += 1
+            return super().wishes()
+
+    for exact in (False, True):
+        recorder = Counts()
+        trainer(job("Plain", trainer={"fuse": "off"}, elastic={"exact": exact}), recorder).run(alone())
+        assert recorder.asked == 6
+        torch.use_deterministic_algorithms(False)
+
+
+def test_in_exact_mode_one_wish_counts_once_too() -> None:
+    """The shards of a rank each bring sums of their own."""
+    recorder = Recorder(switch_at=2)
+    made = trainer(job("Plain", elastic={"exact": True}), recorder)
+    assert made.run(alone()) is Outcome.SWITCHED
+    assert made.step == 2
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize(("at", "evaluated", "saved"), [(2, [], [(2, 1), (2, 2)]), (3, [3, 3], [(2, 1)]), (5, [3], [(2, 1), (4, 1)])])
+def test_after_a_generation_that_ended_in_the_middle_what_belongs_to_its_last_step_is_done_again(
+    at: int, evaluated: list[int], saved: list[tuple[int, int]]
+) -> None:
+    recorder = Recorder(switch_at=at)
+    made = trainer(job(**SWITCHING), recorder)
+    made.run(alone())
+    recorder.switch_at = at + 1
+    made.run(alone(generation=2), again=True)
+    made.finish()
+    known = [step for step, _ in recorder.evaluations if step <= at]
+    assert known == evaluated
+    assert [(part.step, part.generation) for part in recorder.parts if part.step <= at] == saved
+    first, *again = [metrics for step, metrics in recorder.evaluations if step == at] or [{}]
+    assert all(metrics == first for metrics in again)
+
+
+def test_a_generation_that_is_told_to_begins_with_a_checkpoint() -> None:
+    recorder = Recorder(switch_at=3)
+    made = trainer(job(), recorder)
+    made.run(alone())
+    recorder.switch_at = None
+    made.run(alone(generation=2), save=True)
+    assert [(part.step, part.generation) for part in recorder.parts] == [(3, 2), (6, 2)]
+
+
+def test_a_group_that_is_too_small_saves_and_trains_no_step() -> None:
+    recorder = Recorder(switch_at=3)
+    made = trainer(job(), recorder)
+    made.run(alone())
+    before = state(made)
+    assert made.hold(alone(generation=2)) is Outcome.HELD
+    assert made.hold(alone(generation=3)) is Outcome.HELD
+    assert [(part.step, part.generation) for part in recorder.parts] == [(3, 2), (3, 3)], (
+        "of each generation: whether one is whole is not known"
+    )
+    assert (made.step, len(recorder.records)) == (3, 3)
+    assert_same(state(made), before)
+    recorder.switch_at = None
+    assert made.run(alone(generation=4)) is Outcome.FINISHED
+    assert recorder.losses == trained(job())[1].losses
+
+
+def test_a_worker_may_hold_before_its_first_step() -> None:
+    recorder = Recorder()
+    assert trainer(job(), recorder).hold(alone()) is Outcome.HELD
+    assert [part.step for part in recorder.parts] == [0]
+
+
+def test_a_checkpoint_of_a_held_group_that_cannot_be_written_is_raised() -> None:
+    class Full(MemoryStore):
+        def put(self, key: str, data: bytes) -> None:
+            raise StoreUnavailable("no space left")
+
+    with pytest.raises(StoreUnavailable):
+        trainer(job(), Recorder(), run_store(Full())).hold(alone())
+
+
+def test_sharing_with_nobody_changes_nothing() -> None:
+    made, _ = trained(job())
+    before = state(made)
+    records = {"rows": [{"step": 6}]}
+    assert made.share(alone(generation=2), StateMove((0,), ()), records, holds_own=True) == records
+    assert made.step == 6
+    assert_same(state(made), before)
 
 
 @pytest.mark.parametrize(("optimizer", "scheduler"), [(None, None), (ADAM, ONE_CYCLE), (None, COSINE)])
