@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 S3 := .cache/bin/versitygw
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help setup train check format test test-unit test-distributed test-ray test-storage bench soak clean
+.PHONY: help setup train check format test test-unit test-distributed test-ray test-storage test-simulation simulate bench soak clean
 .DEFAULT_GOAL := help
 
 help: ## Say what there is to make
@@ -45,10 +45,18 @@ format: $(READY) ## Format and mend what can be mended without a person
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: test-unit test-distributed test-storage test-ray ## All levels that need no cluster
+test: test-unit test-simulation test-distributed test-storage test-ray ## All levels that need no cluster
 
 test-unit: $(READY) ## Nothing real: seconds
 	$(PYTEST) -m unit
+
+test-simulation: $(READY) ## The generation protocol in 10,000 schedules of changes and faults
+	$(PYTEST) tests/simulation
+
+N ?= 10000
+SEED ?= 0
+simulate: $(READY) ## Play N such schedules, from SEED on
+	$(BIN)/python -m tests.simulation -n $(N) --seed $(SEED) --coverage
 
 test-distributed: $(READY) ## Several processes, torch.distributed over Gloo
 	$(PYTEST) -m distributed

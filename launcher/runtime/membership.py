@@ -415,6 +415,8 @@ class Membership:
         self._unsaved = (Step(0), "")
         """The newest checkpoint that failed, and why; it matters until one of that step or a later one is committed."""
         self._save_again = False
+        self._last_saves = 0
+        """How often the end was put off, to save once more what could not be saved."""
         self._committed = recorded
 
     # what is so
@@ -517,7 +519,7 @@ class Membership:
             case SaveDecided(step, failure, generation):
                 self._saving.discard((step, generation))
                 if not failure:
-                    self._saved = max(self._saved, step)
+                    self._saved, self._last_saves = max(self._saved, step), 0
                 elif step >= self._unsaved[0]:
                     self._unsaved = (step, failure)
                 return self._finish()
@@ -533,8 +535,11 @@ class Membership:
                 first, peer.ready = not peer.ready, True
                 return [Load((worker,))] if first and self._load and self.phase is Phase.ASSEMBLING else []
             case Loaded(_, step):
-                if self.phase is Phase.ASSEMBLING:
-                    peer.applied = step
+                if self.phase is not Phase.ASSEMBLING:
+                    return []
+                if step != (self._checkpoint or START):
+                    return [GiveUp(event.worker, f"it loaded the checkpoint of step {step}, which is not that of the term")]
+                peer.applied = step
                 return []
             case Corrupt(_, detail):
                 return [RollBack(self._checkpoint or Step(0), detail)] if self.phase is Phase.ASSEMBLING else []
@@ -776,9 +781,11 @@ class Membership:
             self.held = True
             return self._end(JobState.STOPPED, "stopped on request", ExitCode.STOPPED) if self.stopping else []
         step, failure = self._unsaved
-        if step > self._saved and self._done:
-            self._save_again = True  # a part went with the member that had it; whoever is left has all of the state
-            return self._recover("lost", failure)
+        if step > self._saved and (self._done or self._last_saves < ATTEMPTS):
+            # Whoever is left has all of the state. A part may have gone with the member that had it: then the store is not to blame.
+            self._last_saves += not self._done
+            self._save_again = True
+            return self._recover("save", f"the last checkpoint could not be saved: {failure}")
         if step > self._saved:
             return self._end(JobState.FAILED, f"the last checkpoint could not be saved: {failure}", ExitCode.INFRASTRUCTURE)
         if outcomes == {Outcome.FINISHED}:

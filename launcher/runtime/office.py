@@ -6,7 +6,7 @@ Whoever claims later sees what came before; a term without a base is skipped by 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from launcher.checkpoint.catalog import CheckpointInfo, list_checkpoints
 from launcher.core.run_store import Desired, LineageEntry, RunStore, Stream, TermBase, lineage
@@ -102,6 +102,13 @@ def base_on_checkpoint(left: Inheritance, checkpoint: CheckpointInfo | None, wor
 def base_on_workers(left: Inheritance, workers: Iterable[WorkerId]) -> TermBase:
     """Living workers hold what the ledger says and more; the term's own records begin where those of earlier terms end."""
     return TermBase(from_term=left.term, checkpoint_step=None, adopted_step=left.recorded, workers=tuple(workers))
+
+
+def since_answered(found: Found, generation: Generation, applied: Step | None) -> Found:
+    """What a worker's heartbeat says after it has answered: a state may have reached it meanwhile, and may be the only one."""
+    if generation == found.generation:
+        return replace(found, applied=applied)
+    return replace(found, generation=generation, applied=applied, inside=False)  # its place there is not known
 
 
 def adoptable(left: Inheritance, found: Iterable[Found]) -> list[Found]:

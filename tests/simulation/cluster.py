@@ -33,6 +33,8 @@ class Cluster:
         self.loss = self.store_failure = self.store_pause = self.connect_failure = 0.0
         self.store = MemoryStore()
         self.plain_run = RunStore(self.store, RunId("r"))
+        self.damaged: set[str] = set()
+        """Keys of manifests whose checkpoint is not whole any more."""
         self.states = States()
         self.coverage = Coverage()
         self.workers: dict[WorkerId, Worker] = {}
@@ -40,9 +42,11 @@ class Cluster:
         self.groups: dict[tuple[int, int], Group] = {}
         self.check = Checker(self)
         self.progress = 0
-        self.end: m.End | None = None
+        self.end: JobState | None = None
         self.watchers: list[Callable[[], None]] = []
         """Called when a step is done; with `on_order`, how faults find their moment."""
+        self.slowness: Callable[[], float] = lambda: 1.0
+        """How much longer than usual a step takes."""
         self.on_order: Callable[[m.Action], None] = lambda order: None
 
     # processes
@@ -94,7 +98,7 @@ class Cluster:
     def status(self, term: int, state: JobState, step: Step) -> dict[str, Any]:
         return {**STATUS, "state": state.value, "term": term, "step": step}
 
-    def has_ended(self, end: m.End) -> None:
+    def has_ended(self, end: JobState) -> None:
         self.end = end
         self.loop.at(2.0, None, self._over)
 
@@ -108,7 +112,10 @@ class Cluster:
 
 def dump(store: MemoryStore) -> list[str]:
     """For the story of a schedule: what is in the store at its end."""
-    return [
-        f"{key}  {json.dumps(json.loads(data)) if key.endswith('.json') else data.decode()!r}"
-        for key, data in sorted(store.objects.items())
-    ]
+    return [f"{key}  {_read(data) if key.endswith('.json') else data.decode()}" for key, data in sorted(store.objects.items())]
+
+
+def _read(document: bytes) -> str:
+    facts = json.loads(document)
+    facts.pop("nonce", None)  # the one thing that is not drawn from the seed
+    return json.dumps(facts)

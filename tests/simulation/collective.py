@@ -24,7 +24,7 @@ class Group:
         self.arrived: dict[int, dict[int, tuple[bool, bool]]] = {}
         """By step: the ranks that handed in their part, with their flags (a switch, a stop)."""
         self.snapshot: dict[int, tuple[int | None, Step | None, dict[int, Any]]] = {}
-        """What each member held when all had entered: state, steps applied, records of steps."""
+        """What each member held when it entered: state, steps applied, records of steps."""
 
     def connect(self, worker: Worker, rank: int) -> None:
         """In the background of a worker: it is told `connected` once all ranks came, or gives up."""
@@ -52,9 +52,9 @@ class Group:
     def enter(self, worker: Worker, rank: int) -> None:
         """To share the state: once all are there each gets its part, in its own time."""
         self.entered.add(rank)
+        self.snapshot[rank] = worker.state, worker.participant.applied, dict(worker.rows)
         worker.waits(self)
         if len(self.entered) == self.size:
-            self.snapshot = {at: (each.state, each.participant.applied, dict(each.rows)) for at, each in self.seats.items()}
             for each in self.seats.values():
                 if each.waiting_in is self:
                     each.at(self.loop.uniform(0.01, 0.3), each.shared, each.token)

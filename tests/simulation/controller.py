@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from launcher.checkpoint.catalog import CheckpointInfo
@@ -58,6 +60,8 @@ class Controller(Process):
         self.whole: list[tuple[int, int]] = []
         """Checkpoints with all parts, until the rows of their steps are there."""
         self.acts_left: int | None = None
+        self.checkpoint: CheckpointInfo | None = None
+        """That of the term's base, to be loaded."""
         self.membership = Membership(minimum=1, load=False)
         self.at(cluster.loop.uniform(0.05, 0.3), self._take_office)
 
@@ -102,6 +106,7 @@ class Controller(Process):
     def _take_office(self) -> None:
         try:
             if office.inherit(self.run).ended(self.cluster.desired):
+                self.cluster.check.found_ended()
                 self.dies("the run has ended")
                 return
             self.term, self.left = office.claim_and_look(self.run, self.name, "")
@@ -110,6 +115,7 @@ class Controller(Process):
             self.dies("the store does not answer")
             return
         if self.left.ended(self.cluster.desired):
+            self.cluster.check.found_ended()
             self.dies("the run has ended")
             return
         if self.loop.tracing:
@@ -173,7 +179,7 @@ class Controller(Process):
         self.start = base.start
         self.recorder = Recorder(self.writer_run, self.term, self.writer, ManualClock())  # type: ignore[arg-type]
         saved = {info.step for info in self.left.checkpoints if info.step <= base.start or base.adopted_step is not None}
-        self.saver = Saver(self, self.writer_run, self.term, saved)
+        self.saver = Saver(self, self.writer_run, self.term, base.start, saved)
         self.rows = Rows(base.start, base.start, deque())
 
     def _begin(self, base: TermBase, newest: CheckpointInfo | None, number: Generation) -> None:
@@ -221,6 +227,9 @@ class Controller(Process):
             return
         if not self.serving:
             self.early.append((link, message))
+            if kind == "beat" and worker in self.found:
+                found, saves = self.found[worker]
+                self.found[worker] = office.since_answered(found, message[2], message[3]), saves
             return
         if self.ending is not None:
             return
@@ -242,6 +251,9 @@ class Controller(Process):
             self._handle(m.Ready(worker))
         elif kind == "loaded":
             self._handle(m.Loaded(worker, message[1]))
+        elif kind == "corrupt":
+            if self.checkpoint is not None and self.checkpoint.step == message[1]:
+                self._handle(m.Corrupt(worker, "a chunk is damaged"))
         elif kind == "prepared":
             self._handle(m.Prepared(worker, message[1]))
         elif kind == "refused":
@@ -337,8 +349,10 @@ class Controller(Process):
                     self.cluster.check.changed(self, action)
                     self.rows.restart(action.step)
                     self._ask_for_rows()
-                case m.AllLost() | m.RollBack():
-                    self._start_again()
+                case m.AllLost():
+                    self._start_again(lambda info: True)
+                case m.RollBack(corrupt):
+                    self._start_again(lambda info, corrupt=corrupt: info.step < corrupt)
                 case m.End():
                     self._end(action)
 
@@ -375,10 +389,11 @@ class Controller(Process):
         if ranks and ranks[0] in self.links:
             self.links[ranks[0]].to_worker(("rows",), stream=True)
 
-    def _start_again(self) -> None:
+    def _start_again(self, usable: Callable[[CheckpointInfo], bool]) -> None:
         """Nobody holds the state: a new term with the newest checkpoint; workers that held one before begin afresh."""
         try:
-            self.term, self.left = office.claim_and_look(self.run, self.name, "")
+            self.term, left = office.claim_and_look(self.run, self.name, "")
+            self.left = replace(left, checkpoints=tuple(info for info in left.checkpoints if usable(info)))
         except StoreUnavailable:
             self.dies("the store does not answer")
             raise Died from None

@@ -3,9 +3,38 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 from launcher.runtime import membership as m
 from launcher.runtime.participant import Participant
+
+
+EXPECTED = {
+    "controller assembling committed": "Applied ChangeWanted Formed Gone Left Loaded Prepared Ready Started",
+    "controller assembling preparing": "Applied ChangeWanted Expired Gone Loaded Prepared Ready Refused Started",
+    "controller assembling": "Applied ChangeWanted Corrupt Gone Left Loaded Prepared Ready SaveDecided SaveStarted Started StopWanted",
+    "controller forming committed": "Applied ChangeWanted Ended Formed Gone Left Prepared Ready SaveDecided SaveStarted Started",
+    "controller forming preparing": "Applied ChangeWanted Expired Formed Gone Left Prepared Ready Refused SaveDecided Started",
+    "controller leaving": "Applied ChangeWanted Ended Formed Gone Left Prepared Ready Refused SaveDecided SaveStarted Started StopWanted",
+    "controller training committed": "Applied ChangeWanted Ended Formed Gone Left Prepared Ready SaveDecided SaveStarted Started StopWanted",
+    "controller training preparing": "Applied ChangeWanted Ended Expired Formed Gone Left Prepared Ready Refused SaveDecided SaveStarted Started StopWanted",
+    "controller training": "Applied ChangeWanted Ended Formed Gone Left Prepared Ready Refused SaveDecided SaveStarted Started StopWanted Stuck",
+    "controller ended": "Gone",
+    "controller does": "AbandonSaves AllLost Changed Commit End GiveUp Leave Load Prepare Release RollBack Stop Withdraw",
+    "worker outside": "commit connected leave prepare release withdraw",
+    "worker outside preparing": "commit connected could_not_connect leave prepare withdraw",
+    "worker outside committed": "commit enter leave prepare release",
+    "worker inside": "applies came_out commit connected ended holds leave prepare withdraw",
+    "worker inside preparing": "applies came_out commit connected could_not_connect ended leave prepare withdraw",
+    "worker inside committed": "applies came_out commit ended leave prepare switched",
+    "worker does": "Connect CutOff Discard Finish SayEnded SayFormed SayLeft SayPrepared SayRefused",
+}
+"""What was so before, and what has to have come then in some schedule: each phase with each kind of event that can matter in it."""
+
+
+def missing(counts: Mapping[str, int]) -> list[str]:
+    wanted = [f"{group}: {name}" for group, names in EXPECTED.items() for name in names.split()]
+    return [name for name in wanted if not counts.get(name)]
 
 
 class Coverage:
@@ -18,7 +47,7 @@ class Coverage:
         self.counts[f"controller {membership.phase.value}{change}: {type(event).__name__}"] += 1
 
     def action(self, action: m.Action) -> None:
-        self.counts[f"controller does {type(action).__name__}"] += 1
+        self.counts[f"controller does: {type(action).__name__}"] += 1
 
     def participant(self, verb: str, part: Participant) -> None:
         where = "inside" if part.inside else "outside"
@@ -26,4 +55,4 @@ class Coverage:
         self.counts[f"worker {where}{change}: {verb}"] += 1
 
     def says(self, action: object) -> None:
-        self.counts[f"worker does {type(action).__name__}"] += 1
+        self.counts[f"worker does: {type(action).__name__}"] += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from launcher.checkpoint.catalog import manifest_key
 from launcher.core.run_store import LineageEntry, TermBase, in_lineage, lineage
 from launcher.core.types import Generation, Step, Term, WorkerId
 from launcher.runtime import membership as m
@@ -62,7 +63,6 @@ class Checker:
         self.cluster = cluster
         self.states = cluster.states
         self.fenced: set[WorkerId] = set()
-        self.bases: dict[Term, TermBase] = {}
         self.chain: list[LineageEntry] = []
         self.based_term = 0
         self.claims: dict[int, float] = {}
@@ -71,10 +71,13 @@ class Checker:
         self.decisions: dict[Key, m.Commit] = {}
         self.inputs: dict[tuple[Key, int], int] = {}
         self.high: dict[WorkerId, int] = {}
+        self.terms: dict[WorkerId, int] = {}
         self.committed_in: dict[int, int] = {}
         self.line: dict[int, int] = {}
         self.reports: set[tuple[int, int]] = set()
         self.final: tuple[JobState, float] | None = None
+        self.sizes_changed = 0
+        self._size = 0
         self._segments: dict[str, list[Any]] = {}
 
     def fail(self, invariant: str, detail: str) -> None:
@@ -115,7 +118,13 @@ class Checker:
 
     # steps
 
+    def obeys(self, worker: Worker, term: int) -> None:
+        if term < self.terms.get(worker.name, 0):
+            self.fail("no lower term is obeyed", f"{worker.name} of term {self.terms[worker.name]} hears term {term}")
+
     def attached(self, worker: Worker) -> None:
+        self.obeys(worker, worker.term)
+        self.terms[worker.name] = worker.term
         self.high[worker.name] = worker.participant.applied or 0
 
     def holds(self, worker: Worker, step: int) -> None:
@@ -187,7 +196,6 @@ class Checker:
     def based(self, controller: Controller, base: TermBase) -> None:
         term = controller.term
         if term < self.based_term:
-            self.bases[term] = base
             return
         if self.final is not None and self.final[1] < self.claims[term]:
             self.fail("one final state", f"term {term} goes on after {self.final[0]}")
@@ -196,8 +204,8 @@ class Checker:
         newest = max(self.line, default=0)
         holds = [
             name
-            for name in controller.found
-            if name not in self.fenced and self.line and (self.cluster.workers[name].participant.applied or 0) >= newest
+            for name, (found, _) in controller.found.items()
+            if name not in self.fenced and self.line and (found.applied or 0) >= newest
         ]
         if base.adopted_step is None and controller.found and holds and newest > base.start and not controller.serving:
             self.fail("a committed step stays", f"term {term} starts from {base.start}, {holds} hold {newest}")
@@ -206,8 +214,7 @@ class Checker:
         self.fenced = set(self.cluster.workers) - keep
         self.based_term = term
         self.committed_in.setdefault(term, base.adopted_step or 0)
-        self.bases[term] = base
-        self.chain = lineage(self.bases)
+        self.chain = lineage(self.cluster.plain_run.terms()[1])
         self.look_at_store()
 
     def parts(self, parts: dict[int, dict[str, Any]]) -> None:
@@ -224,7 +231,7 @@ class Checker:
     def look_at_store(self) -> None:
         chain, objects = self.chain, self.cluster.store.objects
         for step, term in self.reports:
-            if not in_lineage(chain, term, step):
+            if not in_lineage(chain, term, step) and manifest_key(step, term) not in self.cluster.damaged:
                 self.fail("a reported checkpoint stays", f"step {step} of term {term}; lineage {chain}")
         states, reached = self._ledger()
         for key in objects:
@@ -280,14 +287,28 @@ class Checker:
             return
         if self.final is not None:
             self.fail("one final state", f"{self.final} and {end}")
-        self.final = (end.state, self.cluster.loop.now)
+        self._ended(end.state)
+
+    def found_ended(self) -> None:
+        """A controller reads that the run has ended; whoever wrote it may have died before it could say so."""
+        if self.final is None:
+            document = self.cluster.plain_run.status(Term(self.based_term))
+            assert document is not None
+            self._ended(JobState(str(document["state"])))
+
+    def _ended(self, state: JobState) -> None:
+        self.final = (state, self.cluster.loop.now)
         self.look_at_store()
-        if end.state is JobState.SUCCEEDED:
+        if state is JobState.SUCCEEDED:
             total = Step(self.cluster.total_steps)
             saved = [key for key in self.cluster.store.objects if key.startswith(f"r/checkpoints/{total:012d}-")]
             if not any(in_lineage(self.chain, int(key[-17:-5]), total) for key in saved) or self._ledger()[1] != total:
                 self.fail("success means all is saved", f"{saved}, ledger {self._ledger()[1]}, of {total}")
-        self.cluster.has_ended(end)
+        self.cluster.has_ended(state)
 
     def changed(self, controller: Controller, change: m.Changed) -> None:
         """A generation is formed; nothing to hold against it that the steps do not show."""
+        if controller.term == self.based_term:
+            size = len(change.formation.ranks)
+            self.sizes_changed += self._size not in (0, size)
+            self._size = size

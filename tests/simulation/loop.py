@@ -15,8 +15,8 @@ class Died(BaseException):
 class Loop:
     """`note` keeps the story of a schedule where one is wanted; `tracing` saves the work of wording it."""
 
-    def __init__(self, seed: int, *, tracing: bool = False) -> None:
-        self.rng = random.Random(seed)
+    def __init__(self, seed: int, draw: int = 0, *, tracing: bool = False) -> None:
+        self.rng = random.Random(f"{seed}/{draw}" if draw else seed)
         self.now = 0.0
         self.done = False
         self.tracing = tracing

@@ -79,20 +79,23 @@ class Manifest:
 
 
 class Saver:
-    def __init__(self, owner: Controller, run: RunStore, term: int, saved: set[int]) -> None:
-        """`saved`: steps of which the lineage has a checkpoint already."""
-        self._owner, self._run, self._term = owner, run, term
+    def __init__(self, owner: Controller, run: RunStore, term: int, start: int, saved: set[int]) -> None:
+        """`start`: of the term; `saved`: steps of which the lineage has a checkpoint already."""
+        self._owner, self._run, self._term, self._start = owner, run, term, start
         self._parts: dict[Save, dict[int, dict[str, Any]]] = {}
         self._whole: dict[Save, dict[int, dict[str, Any]]] = {}
         self._since: dict[Save, float] = {}
         self._done: set[Save] = set()
+        self._committing: set[Save] = set()
         self._steps = set(saved)
 
     def done(self, save: Save) -> bool:
-        return save in self._done or save[0] in self._steps
+        """Whether it is decided: whoever still speaks of it may forget it, and nobody before. A saved step needs no second save, and
+        one before the term began gets none: a manifest of this term would not be of the lineage there."""
+        return save in self._done or save[0] in self._steps or save[0] < self._start
 
     def begins(self, save: Save) -> bool:
-        if save in self._parts or self.done(save):
+        if save in self._parts or save in self._committing or self.done(save):
             return False
         self._parts[save] = {}
         self._since[save] = self._owner.loop.now
@@ -107,37 +110,43 @@ class Saver:
         if len(parts) < part["world_size"]:
             return False
         self._whole[save] = self._parts.pop(save)
-        self._done.add(save)
+        self._committing.add(save)
         return True
 
     def commit(self, save: Save) -> None:
         parts = self._whole.pop(save)
-        self._steps.add(save[0])
         owner = self._owner
         owner.cluster.check.parts(parts)
         chunks = tuple(Chunk(f"{part['state']}-{rank}") for rank, part in sorted(parts.items()))
         manifest = Manifest(save[0], self._term, save[1], parts[0]["state"], chunks)
 
         def write() -> None:
+            if save[0] in self._steps:
+                self._decide(save, "")
+                return
             try:
                 committed = commit_manifest(self._run, manifest)  # type: ignore[arg-type]
             except CheckpointAbandoned as error:
-                self._steps.discard(save[0])
-                owner.post(owner.save_decided, save, str(error))
+                self._decide(save, str(error))
                 return
             owner.cluster.check.manifest_written(self._term, save[0])
             if committed:
                 owner.cluster.check.reported(self._term, save[0])
-                owner.post(owner.save_decided, save, "")
+                self._steps.add(save[0])
+                self._decide(save, "")
             else:
                 owner.post(owner.fence)
 
         owner.writer.submit(write)
 
+    def _decide(self, save: Save, failure: str) -> None:
+        self._done.add(save)
+        self._owner.post(self._owner.save_decided, save, failure)
+
     def abandon(self, save: Save, detail: str) -> None:
         if self._parts.pop(save, None) is not None:
             self._done.add(save)
-            self._owner.writer.submit(lambda: self._owner.post(self._owner.save_decided, save, detail))
+            self._owner.writer.submit(lambda: self._decide(save, detail))
 
     def abandon_unfinished(self, detail: str, older_than: float = float("inf")) -> None:
         for save in [save for save in self._parts if self._since[save] < older_than]:

@@ -1,10 +1,16 @@
-"""One schedule from one seed: which resizes and faults, when; then all is mended, and the run must come to its end."""
+"""One schedule from one seed: which resizes and faults, when; then all is mended, and the run must come to its end.
+
+Each has at least two changes of size and two faults that the run felt: towards its end its steps become slow until they have
+happened, and a seed whose run is over before is drawn anew.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from launcher.checkpoint.catalog import list_checkpoints
+from launcher.core.run_store import lineage
 from launcher.runtime import membership as m
 from launcher.spec.status import JobState
 from tests.simulation.cluster import Cluster, dump
@@ -16,6 +22,11 @@ CALM_AFTER_S = 3.0
 LONGEST_UNREST_S = 30.0
 PATIENCE_S = 90.0
 """Virtual seconds after all is mended within which the run must end."""
+LEAST = 2
+"""So many changes of size, and so many faults, has every schedule."""
+DRAWS = 8
+SLOW = 6.0
+"""So many times as long a step takes while the run must not end yet."""
 
 
 @dataclass
@@ -32,8 +43,8 @@ class Result:
 
 
 class Schedule:
-    def __init__(self, seed: int, *, tracing: bool = False) -> None:
-        self.loop = loop = Loop(seed, tracing=tracing)
+    def __init__(self, seed: int, draw: int = 0, *, tracing: bool = False) -> None:
+        self.loop = loop = Loop(seed, draw, tracing=tracing)
         rng = loop.rng
         self.seed = seed
         total = rng.randrange(10, 21)
@@ -41,14 +52,15 @@ class Schedule:
         self.cluster = Cluster(
             loop, target=target, minimum=rng.randrange(1, min(target, 3) + 1), total_steps=total, save_every=rng.randrange(3, 6)
         )
-        self.faults = self.resizes = 0
+        self.faults = 0
         self.calm = False
+        self.cluster.slowness = self._slowness
+        self._waits_until = 0.0
         self._armed: list[tuple[type, Callable[[], None]]] = []
         kinds = [self._resize] * rng.randrange(2, 4)
         kinds += [rng.choice(self._kinds()) for _ in range(rng.randrange(2, 6))]
-        if rng.random() < 0.08:
-            kinds.append(self._stop)
-        self._due = sorted(((rng.randrange(0, total - 2), index, kind) for index, kind in enumerate(kinds)), key=lambda due: due[:2])
+        self._stops = rng.random() < 0.08
+        self._due = sorted(((rng.randrange(0, total - 4), index, kind) for index, kind in enumerate(kinds)), key=lambda due: due[:2])
         cluster = self.cluster
         cluster.loss = rng.choice((0.0, 0.02, 0.1))
         cluster.store_failure = rng.choice((0.0, 0.02, 0.08))
@@ -59,7 +71,7 @@ class Schedule:
         loop.at(0.0, None, cluster.start_controller)
         loop.at(rng.uniform(0.3, 1.5), None, self._look)
         loop.at(12.0, None, self._hurry)
-        loop.at(LONGEST_UNREST_S, None, self._mend)
+        loop.at(LONGEST_UNREST_S, None, self._mend)  # at the latest
 
     def _kinds(self) -> list[Callable[[], None]]:
         return [
@@ -71,6 +83,7 @@ class Schedule:
             self._freeze,
             self._freeze,
             self._isolate,
+            self._outlive,
             self._raise,
             self._break,
             self._kill_controller,
@@ -80,6 +93,7 @@ class Schedule:
             self._lack,
             self._drain,
             self._lose_all,
+            self._damage,
         ]
 
     def run(self) -> Result:
@@ -89,7 +103,7 @@ class Schedule:
             loop.run(LONGEST_UNREST_S + PATIENCE_S)
             if cluster.end is None:
                 raise Violation("nobody waits for ever", f"no end after {loop.now:.0f} s")
-            if cluster.end.state not in ((JobState.SUCCEEDED, JobState.STOPPED) if cluster.stop_wanted else (JobState.SUCCEEDED,)):
+            if cluster.end not in ((JobState.SUCCEEDED, JobState.STOPPED) if cluster.stop_wanted else (JobState.SUCCEEDED,)):
                 raise Violation("the run ends as wished", f"{cluster.end}")
         except Violation as error:
             violation, invariant = str(error), error.invariant
@@ -100,10 +114,18 @@ class Schedule:
         if loop.tracing:
             loop.note(violation or "all holds")
             loop.story += dump(cluster.store)
-        end = cluster.end.state.value if cluster.end is not None else ""
-        return Result(self.seed, violation, invariant, loop.now, self.faults, self.resizes, end, dict(cluster.coverage.counts), loop.story)
+        end = cluster.end.value if cluster.end is not None else ""
+        return Result(self.seed, violation, invariant, loop.now, self.faults, cluster.check.sizes_changed, end, dict(cluster.coverage.counts), loop.story)
+
+    @property
+    def full(self) -> bool:
+        return self.faults >= LEAST and self.cluster.check.sizes_changed >= LEAST
 
     # when
+
+    def _slowness(self) -> float:
+        late = self.cluster.progress > 0.6 * self.cluster.total_steps
+        return SLOW if late and not self.calm and not (self.full and not self._due) else 1.0
 
     def _look(self) -> None:
         while self._due and self._due[0][0] <= self.cluster.progress:
@@ -125,8 +147,17 @@ class Schedule:
         self._fired()
 
     def _fired(self) -> None:
-        if not self._due:
-            self.loop.at(self.loop.uniform(0.5, CALM_AFTER_S), None, self._mend)
+        if self._due or self.calm:
+            return
+        loop = self.loop
+        if self.full or loop.now > LONGEST_UNREST_S:
+            if self._stops:
+                loop.at(loop.uniform(0.0, CALM_AFTER_S), None, self._stop)
+            loop.at(loop.uniform(0.5, CALM_AFTER_S), None, self._mend)
+        elif self._waits_until <= loop.now:
+            self._waits_until = loop.now + 1.0
+            missing = self._resize if self.cluster.check.sizes_changed < LEAST else loop.rng.choice(self._kinds())
+            loop.at(loop.uniform(1.0, 2.0), None, self._fire, missing)
 
     def _mend(self) -> None:
         if self.calm or self._due:
@@ -155,16 +186,20 @@ class Schedule:
     def _members(self) -> list[Worker]:
         return [worker for worker in self.cluster.living() if worker.participant.applied is not None or self.loop.chance(0.2)]
 
-    def _dies(self, worker: Worker | None, why: str) -> None:
-        if worker is not None:
+    def _happens(self) -> None:
+        """A fault that the run feels: it has not come to its end yet."""
+        if self.cluster.end is None:
             self.faults += 1
+
+    def _dies(self, worker: Worker | None, why: str) -> None:
+        if worker is not None and worker.alive:
+            self._happens()
             worker.dies(why)
 
     def _resize(self) -> None:
         cluster = self.cluster
         choices = [size for size in range(cluster.minimum, 6) if size != cluster.target]
         cluster.target = self.loop.rng.choice(choices)
-        self.resizes += 1
         if self.loop.tracing:
             self.loop.note(f"target {cluster.target}")
 
@@ -180,7 +215,6 @@ class Schedule:
         self._kill()
 
     def _kill_in_change(self) -> None:
-        self.faults += 1
         self._armed.append((self.loop.rng.choice((m.Prepare, m.Commit, m.Commit, m.Leave)), self._kill_one_of_change))
 
     def _kill_one_of_change(self) -> None:
@@ -194,7 +228,7 @@ class Schedule:
         elif rng.random() < 0.3:
             self._freeze_one(victim)
         else:
-            victim.dies("killed in a change")
+            self._dies(victim, "killed in a change")
 
     def _on_order(self, order: m.Action) -> None:
         for armed in self._armed:
@@ -206,10 +240,10 @@ class Schedule:
     def _freeze(self) -> None:
         worker = self._some()
         if worker is not None:
-            self.faults += 1
             self._freeze_one(worker)
 
     def _freeze_one(self, worker: Worker) -> None:
+        self._happens()
         worker.freeze()
         if self.loop.tracing:
             self.loop.note(f"{worker.name} freezes")
@@ -218,7 +252,7 @@ class Schedule:
     def _isolate(self) -> None:
         worker = self._some()
         if worker is not None:
-            self.faults += 1
+            self._happens()
             worker.isolated = True
             if self.loop.tracing:
                 self.loop.note(f"{worker.name} cannot be reached")
@@ -230,25 +264,41 @@ class Schedule:
             if worker.link is not None and not worker.link.open:
                 worker.at(0.01, worker.lost_connection, worker.link)
 
+    def _outlive(self) -> None:
+        """One that was given up, but could not be ended, is there again when another controller takes over."""
+        worker = self._some()
+        if worker is None:
+            return
+        self._happens()
+        worker.isolated = True
+        if self.loop.tracing:
+            self.loop.note(f"{worker.name} cannot be reached, until there is another controller")
+        self.loop.at(self.loop.uniform(3.0, 6.0), None, self._replace, worker)
+
+    def _replace(self, worker: Worker) -> None:
+        for controller in self.cluster.controllers:
+            controller.dies("killed")
+        self._reach(worker)
+
     def _raise(self) -> None:
         worker = self._some()
         if worker is not None:
-            self.faults += 1
+            self._happens()
             worker.raises = True
 
     def _break(self) -> None:
         worker = self._some()
         if worker is not None and worker.link is not None:
-            self.faults += 1
+            self._happens()
             if self.loop.tracing:
                 self.loop.note(f"the connection of {worker.name} breaks")
             worker.link.breaks()
 
     def _kill_controller(self) -> None:
-        self.faults += 1
         living = [controller for controller in self.cluster.controllers if controller.alive]
         if not living:
             return
+        self._happens()
         if self.loop.chance(0.5):
             living[-1].dies("killed")
         else:
@@ -256,25 +306,24 @@ class Schedule:
 
     def _freeze_controller(self) -> None:
         """It is taken for dead, another takes over, and it wakes up."""
-        self.faults += 1
         living = [controller for controller in self.cluster.controllers if controller.alive]
         if living:
+            self._happens()
             living[-1].freeze()
             self.loop.at(self.loop.uniform(0.2, 5.0), None, living[-1].wake)
             self.loop.at(self.loop.uniform(0.1, 2.0), None, self.cluster.start_controller)
 
     def _second_controller(self) -> None:
-        self.faults += 1
+        self._happens()
         self.cluster.start_controller()
 
     def _lack(self) -> None:
         """Fewer places than the run needs; later there are enough again."""
-        self.faults += 1
         self.cluster.capacity = self.loop.rng.randrange(0, max(1, self.cluster.minimum))
         living = self.cluster.living()
         for worker in living[self.cluster.capacity :]:
             if self.loop.chance(0.8):
-                self.loop.at(self.loop.uniform(0.0, 0.5), None, worker.dies, "its place is taken away")
+                self.loop.at(self.loop.uniform(0.0, 0.5), None, self._dies, worker, "its place is taken away")
         self.loop.at(self.loop.uniform(1.0, 5.0), None, self._places)
 
     def _places(self) -> None:
@@ -283,18 +332,32 @@ class Schedule:
     def _drain(self) -> None:
         worker = self._some()
         if worker is not None:
-            self.faults += 1
             worker.draining = True
-            self.loop.at(self.loop.uniform(2.0, 6.0), None, worker.dies, "its node was drained")
+            self.loop.at(self.loop.uniform(2.0, 6.0), None, self._dies, worker, "its node was drained")
 
     def _lose_all(self) -> None:
-        self.faults += 1
         for worker in self.cluster.living():
-            self.loop.at(self.loop.uniform(0.0, 0.3), None, worker.dies, "all are lost")
+            self.loop.at(self.loop.uniform(0.0, 0.3), None, self._dies, worker, "all are lost")
+
+    def _damage(self) -> None:
+        """The newest checkpoint is not whole any more, and mostly it is needed."""
+        run = self.cluster.plain_run
+        newest = next(iter(list_checkpoints(run, lineage(run.terms()[1]))), None)
+        if newest is None:
+            return
+        self._happens()
+        self.cluster.damaged.add(newest.key)
+        if self.loop.chance(0.8):
+            self._lose_all()
 
     def _stop(self) -> None:
         self.cluster.stop_wanted = True
 
 
 def play(seed: int, *, tracing: bool = False) -> Result:
-    return Schedule(seed, tracing=tracing).run()
+    for draw in range(DRAWS):
+        schedule = Schedule(seed, draw, tracing=tracing)
+        result = schedule.run()
+        if schedule.full or result.violation:
+            return result
+    return replace(result, violation=f"no schedule in {DRAWS} draws", invariant="each schedule has its faults")

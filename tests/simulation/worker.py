@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from launcher.checkpoint.catalog import manifest_key
 from launcher.core.types import Generation, Step, Term, WorkerId
 from launcher.runtime import participant as p
 from launcher.runtime.membership import Outcome
@@ -109,6 +110,7 @@ class Worker(Process):
     def heard(self, link: Connection, message: Message) -> None:
         if not self.listens_to(link):
             return
+        self.cluster.check.obeys(self, link.term)
         kind = message[0]
         if kind == "prepare":
             seat = Seat(message[1], message[2], message[3])
@@ -322,7 +324,7 @@ class Worker(Process):
             return
         self.busy = True
         self.token += 1
-        self.at(self.loop.uniform(0.1, 0.3), self._hand_in, self.token)
+        self.at(self.loop.uniform(0.1, 0.3) * self.cluster.slowness(), self._hand_in, self.token)
 
     def _hand_in(self, token: int) -> None:
         self.busy = False
@@ -407,7 +409,10 @@ class Worker(Process):
 
     def _loaded(self, step: int, term: int) -> None:
         self.busy = False
-        manifest = self.cluster.plain_run.read(f"checkpoints/{step:012d}-{term:012d}.json")
+        if manifest_key(step, term) in self.cluster.damaged:
+            self._say("corrupt", step)
+            return
+        manifest = self.cluster.plain_run.read(manifest_key(step, term))
         assert manifest is not None, "a checkpoint that was named is not there"
         self.state = int(str(manifest["state"]))
         self.participant.applies(Step(step))
