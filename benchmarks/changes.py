@@ -151,7 +151,7 @@ def measure_on_one_node(sandbox: Sandbox, model: Model, cases: list[Case], n: in
     try:
         job = elastic_job.start(sandbox, ray, job_overrides(model), workers=(1, MOST, MOST - 1))
         job.wait_for_size(MOST - 1)
-        measure_plain(job, cases, n, found)
+        measure_plain(job, cases, n, model.calm_s, found)
         job.stop()
     finally:
         sandbox.stop_ray(ray)
