@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from launcher.runtime import membership as m
 from launcher.runtime.participant import Participant
 
-
 EXPECTED = {
     "controller assembling committed": "Applied ChangeWanted Formed Gone Left Loaded Prepared Ready Started",
     "controller assembling preparing": "Applied ChangeWanted Expired Gone Loaded Prepared Ready Refused Started",

@@ -50,7 +50,9 @@ def first_failure(mutation: Mutation, seeds: Iterable[int]) -> Finding | None:
 
 
 ONE_LINE = frozenset({"one active generation", "one state in a step", "donors hold one state, that of the change"})
-KEPT = frozenset({"a committed step stays", "committed steps are one chain", "committed never goes back in a term", "a committed step is held by all"})
+KEPT = frozenset(
+    {"a committed step stays", "committed steps are one chain", "committed never goes back in a term", "a committed step is held by all"}
+)
 STORED = frozenset({"each step once, in order", "the ledger is one chain", "a checkpoint is of the lineage", "a reported checkpoint stays"})
 
 

@@ -115,7 +115,17 @@ class Schedule:
             loop.note(violation or "all holds")
             loop.story += dump(cluster.store)
         end = cluster.end.value if cluster.end is not None else ""
-        return Result(self.seed, violation, invariant, loop.now, self.faults, cluster.check.sizes_changed, end, dict(cluster.coverage.counts), loop.story)
+        return Result(
+            self.seed,
+            violation,
+            invariant,
+            loop.now,
+            self.faults,
+            cluster.check.sizes_changed,
+            end,
+            dict(cluster.coverage.counts),
+            loop.story,
+        )
 
     @property
     def full(self) -> bool:

@@ -36,7 +36,9 @@ def test_every_schedule_keeps_the_promises_and_together_they_go_through_every_tr
 
 
 def _told(counts: Mapping[str, int]) -> str:
-    lines = [f"{group}: " + ", ".join(f"{name} {counts[f'{group}: {name}']}" for name in names.split()) for group, names in EXPECTED.items()]
+    lines = [
+        f"{group}: " + ", ".join(f"{name} {counts[f'{group}: {name}']}" for name in names.split()) for group, names in EXPECTED.items()
+    ]
     return "\n".join(lines)
 
 
