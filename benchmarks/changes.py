@@ -22,7 +22,7 @@ from benchmarks.pauses import NothingMeasured, median_step, pause_of_survivors
 from benchmarks.sandbox import CommandFailed, Sandbox
 
 MOST = 4
-CALM_S, AFTER_S = 4.0, 2.0
+CALM_S, AFTER_S = 6.0, 2.0
 BEFORE_PLANNED_S = 3.0
 """How far before its event a planned change is looked for: its pause is shorter."""
 NODE_STARTS = 3
@@ -194,7 +194,8 @@ def measure(job: ElasticJob, case: Case, act: Callable[[], None], victim: str | 
     survivors = members & set(job.pids().values())
     begin = max(at, event["at"] - BEFORE_PLANNED_S) if case.planned else at
     steps = job.steps()
-    pause = pause_of_survivors(steps, survivors, (at - CALM_S, at), (begin, event["at"] + AFTER_S / 2))
+    formed_at = event["at"] - event["first_step_s"] if case.planned else None
+    pause = pause_of_survivors(steps, survivors, (at - CALM_S, at), (begin, event["at"] + AFTER_S / 2), formed_at)
     return Measured(
         case=case.name,
         pause_s=pause.pause_s,

@@ -70,6 +70,14 @@ def longest_gap(moments: Sequence[float], begin: float, end: float) -> Gap:
     return max(gaps, key=lambda gap: gap.seconds)
 
 
+def gap_before(moments: Sequence[float], at: float) -> Gap:
+    """The distance that ends with the moment nearest to `at`: where a planned change went over. Raises NothingMeasured."""
+    gaps = [Gap(left, right) for left, right in itertools.pairwise(moments)]
+    if not gaps:
+        raise NothingMeasured(f"no step around {at:.3f}, among {len(moments)}")
+    return min(gaps, key=lambda gap: abs(gap.ended - at))
+
+
 def median_step(moments: Sequence[float], begin: float, end: float) -> float:
     """The median distance of consecutive moments within [begin, end]. Raises NothingMeasured."""
     within = [moment for moment in moments if begin <= moment <= end]
@@ -79,10 +87,18 @@ def median_step(moments: Sequence[float], begin: float, end: float) -> float:
 
 
 def pause_of_survivors(
-    steps: Mapping[int, Sequence[float]], survivors: Iterable[int], calm: tuple[float, float], change: tuple[float, float]
+    steps: Mapping[int, Sequence[float]],
+    survivors: Iterable[int],
+    calm: tuple[float, float],
+    change: tuple[float, float],
+    switched_at: float | None = None,
 ) -> Pause:
-    """The pause as the survivor that felt the longest did: `calm` is an interval before the change, `change` one that holds it."""
-    found = [(longest_gap(steps[pid], *change), median_step(steps[pid], *calm)) for pid in survivors]
+    """The pause as the survivor that felt the longest did: `calm` is an interval before the change, `change` one that holds it.
+
+    `switched_at`: when a planned change was formed. Its step is looked at alone: those after it are of another length.
+    """
+    gaps = {pid: longest_gap(steps[pid], *change) if switched_at is None else gap_before(steps[pid], switched_at) for pid in survivors}
+    found = [(gap, median_step(steps[pid], *calm)) for pid, gap in gaps.items()]
     if not found:
         raise NothingMeasured("nobody survived the change")
     gap, step_s = max(found, key=lambda item: item[0].seconds - item[1])

@@ -21,7 +21,7 @@ from tests.distributed.ranks import HANG_S, Rank, SharedStore, run_ranks
 from tests.distributed.test_world_sizes import MODELS, RESNET, start_afresh
 from tests.unit.training.small_jobs import Recorder, alone, job, trainer
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(400)]  # 15 jobs at three sizes: a minute, or three on a busy machine
 
 STEPS = 8
 MICRO = 4

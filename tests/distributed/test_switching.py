@@ -6,7 +6,7 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -128,21 +128,13 @@ def account(member: Member, notes: list[Any]) -> Account:
     return Account(losses, member.evaluations, member.digests, member.parts, notes)
 
 
-def uninterrupted(me: Rank) -> dict[str, Account]:
-    small_buckets()
-    found = {}
-    for name in JOBS:
-        member = Member(name, 0)
-        assert member.made.run(alone()) is Outcome.FINISHED
-        found[name] = account(member, [])
-        torch.use_deterministic_algorithms(False)
-    return found
-
-
-@pytest.fixture(scope="module")
-def wanted() -> dict[str, Account]:
-    [found] = run_ranks(1, uninterrupted)
-    return found
+@pytest.fixture
+def wanted(name: str) -> Iterator[Account]:
+    """Of one worker that nothing happens to."""
+    member = Member(name, 0)
+    assert member.made.run(alone()) is Outcome.FINISHED
+    yield account(member, [])
+    torch.use_deterministic_algorithms(False)
 
 
 def assert_same_training(found: Account, wanted: Account, name: str) -> None:
@@ -187,10 +179,10 @@ def change_as_agreed(me: Rank, name: str) -> Account | None:
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_a_group_grows_and_shrinks_after_one_step_for_all(wanted: dict[str, Account], name: str) -> None:
+def test_a_group_grows_and_shrinks_after_one_step_for_all(wanted: Account, name: str) -> None:
     accounts = run_ranks(3, change_as_agreed, name)
     for found in accounts:
-        assert_same_training(found, wanted[name], name)
+        assert_same_training(found, wanted, name)
     of_donor = ({"said": "worker 1"}, 5)
     first, second, last = (Outcome.SWITCHED, 5), (Outcome.SWITCHED, 8), (Outcome.FINISHED, STEPS)
     assert accounts[0].notes == [first, ({"said": "worker 0"}, 5), second]
@@ -252,10 +244,10 @@ def survive(me: Rank, name: str) -> Account:
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_after_a_death_in_the_middle_of_a_step_the_others_take_it_again(wanted: dict[str, Account], name: str) -> None:
+def test_after_a_death_in_the_middle_of_a_step_the_others_take_it_again(wanted: Account, name: str) -> None:
     accounts = run_ranks(4, survive, name, lost=[1])
     for found in accounts:
-        assert_same_training(found, wanted[name], name)
+        assert_same_training(found, wanted, name)
     assert [sorted(found.losses) for found in accounts] == [list(range(1, 13))] * 2 + [list(range(5, 13))]
     for survivor in accounts[:2]:
         ended, step, _ = survivor.notes
@@ -309,10 +301,10 @@ def fall_behind(me: Rank, name: str) -> Account:
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_who_is_behind_takes_the_state_of_the_most_advanced(wanted: dict[str, Account], name: str) -> None:
+def test_who_is_behind_takes_the_state_of_the_most_advanced(wanted: Account, name: str) -> None:
     accounts = run_ranks(3, fall_behind, name)
     for found in accounts:
-        assert_same_training(found, wanted[name], name)
+        assert_same_training(found, wanted, name)
     assert [found.notes[0][0] for found in accounts] == [4, 4, 3]
     assert accounts[2].notes[0][1] == accounts[2].digests[3], "the step that was not applied left no trace"
     shared = accounts[0].digests[4]

@@ -17,7 +17,7 @@ from launcher.runtime import scaling as s
 from launcher.runtime.pace import MemberView, find_stragglers
 
 pytestmark = pytest.mark.unit
-CONFIG = ElasticConfig()
+CONFIG = ElasticConfig(cooldown_s=30.0)
 EVICTING = ElasticConfig(evict_stragglers=True)
 NOW = 1000.0
 SHARDS = 8
