@@ -413,7 +413,7 @@ class Membership:
         self._done: dict[WorkerId, Outcome] = {}
         """Members of the present generation that did their part in it before they were gone."""
         self._ended = 0
-        """All ranks of the present generation below this one have ended."""
+        """All ranks of the present generation below this one had ended, so that the others need not be asked."""
         self._saving: set[tuple[Step, Generation]] = set()
         self._saved = checkpoint or Step(0)
         self._unsaved = (Step(0), "")
@@ -788,6 +788,8 @@ class Membership:
         if self._ended < len(ranks):
             return []
         outcomes = {*self._done.values(), *(self._outcome(worker) for worker in ranks if worker in self.peers)}
+        if None in outcomes:
+            return []  # who had ended here has come to the end of the next generation already
         if Outcome.HELD in outcomes:
             self.held = True
             return self._end(JobState.STOPPED, "stopped on request", ExitCode.STOPPED) if self.stopping else []
