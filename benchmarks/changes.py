@@ -22,7 +22,7 @@ from benchmarks.pauses import NothingMeasured, median_step, pause_of_survivors
 from benchmarks.sandbox import CommandFailed, Sandbox
 
 MOST = 4
-CALM_S, AFTER_S = 6.0, 2.0
+AFTER_S = 1.5
 BEFORE_PLANNED_S = 3.0
 """How far before its event a planned change is looked for: its pause is shorter."""
 NODE_STARTS = 3
@@ -39,6 +39,10 @@ class Model:
     """Steps, on both sides: a few seconds to a minute of training."""
     state: int
     """Bytes of parameters, buffers and momentum."""
+    batch: int
+    """Samples of a step, in 8 shards: so many that 4 workers on 2 cores take less than half a second."""
+    calm_s: float
+    """Before a change: for the median of a step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +62,22 @@ class Case:
 MODELS = {
     model.name: model
     for model in (
-        Model(name="mlp", overrides={"+model": "mlp", "model._target_": "timed.TimedMLP"}, checkpoint_every=500, state=680_016),
+        Model(
+            name="mlp",
+            overrides={"+model": "mlp", "model._target_": "timed.TimedMLP"},
+            checkpoint_every=500,
+            state=680_016,
+            batch=64,
+            calm_s=3.0,
+        ),
         # 68 channels instead of 64: 101 MB with momentum
         Model(
             name="resnet",
             overrides={"+model": "resnet", "model._target_": "timed.TimedResNet", "model.width": "68"},
             checkpoint_every=50,
             state=100_937_264,
+            batch=16,
+            calm_s=5.0,
         ),
     )
 }
@@ -107,8 +120,8 @@ def job_overrides(model: Model, **more: str) -> dict[str, str]:
         "tracking": "none",
         "trainer.epochs": "null",
         "trainer.steps": str(10**8),
-        "trainer.global_batch_size": "64",
-        "trainer.micro_batch_size": "8",
+        "trainer.global_batch_size": str(model.batch),
+        "trainer.micro_batch_size": str(model.batch // 8),
         "checkpoint.every_steps": str(model.checkpoint_every),
         "resources.threads": "1",
         "elastic.cooldown_s": "0",  # the worker that a fault took comes back at once, for the next measurement
@@ -144,7 +157,7 @@ def measure_on_one_node(sandbox: Sandbox, model: Model, cases: list[Case], n: in
         sandbox.stop_ray(ray)
 
 
-def measure_plain(job: ElasticJob, cases: list[Case], n: int, found: dict[str, list[Measured]]) -> None:
+def measure_plain(job: ElasticJob, cases: list[Case], n: int, calm_s: float, found: dict[str, list[Measured]]) -> None:
     """All cases in one job, in turn; between them it is brought to the size that the next one begins with."""
     for number in range(n):
         for case in cases:
@@ -159,7 +172,7 @@ def measure_plain(job: ElasticJob, cases: list[Case], n: int, found: dict[str, l
             victim = next(member for member in job.status()["members"] if member["rank"] == number % case.begins)
             pid = victim["pid"]
             hurt = None if case.name in ("grow", "shrink") else victim["id"]
-            found[case.name].append(measure(job, case, partial(act[case.name], pid), hurt))
+            found[case.name].append(measure(job, case, calm_s, partial(act[case.name], pid), hurt))
             log(f"{number + 1}/{n} {job.run_id} {case.name}: {found[case.name][-1].pause_s:.3f} s")
             if case.name == "frozen":
                 os.kill(pid, signal.SIGCONT)
@@ -181,9 +194,9 @@ def gone(pid: int, patience_s: float = 30.0) -> None:
         time.sleep(0.1)
 
 
-def measure(job: ElasticJob, case: Case, act: Callable[[], None], victim: str | None = None) -> Measured:
+def measure(job: ElasticJob, case: Case, calm_s: float, act: Callable[[], None], victim: str | None = None) -> Measured:
     """One change: calm steps, the request or the fault, the first steps after it. `victim` is the id of the worker that is hurt."""
-    time.sleep(CALM_S)
+    time.sleep(calm_s)
     before = job.status()
     members = set(job.pids().values())
     at = time.monotonic()
@@ -195,7 +208,7 @@ def measure(job: ElasticJob, case: Case, act: Callable[[], None], victim: str | 
     begin = max(at, event["at"] - BEFORE_PLANNED_S) if case.planned else at
     steps = job.steps()
     formed_at = event["at"] - event["first_step_s"] if case.planned else None
-    pause = pause_of_survivors(steps, survivors, (at - CALM_S, at), (begin, event["at"] + AFTER_S / 2), formed_at)
+    pause = pause_of_survivors(steps, survivors, (at - calm_s, at), (begin, event["at"] + AFTER_S / 2), formed_at)
     return Measured(
         case=case.name,
         pause_s=pause.pause_s,
@@ -277,7 +290,7 @@ def measure_on_nodes(sandbox: Sandbox, model: Model, cases: list[Case], n: int, 
                     if len(lost) != 1:
                         raise CommandFailed(f"{len(lost)} workers are on {nodes.host.name}, one was to be: {job.status()['members']}")
                     act = nodes.last.kill if case.name == "node_killed" else partial(net.silence, nodes.host)
-                    found[case.name].append(measure(job, case, act, lost[0]["id"]))
+                    found[case.name].append(measure(job, case, model.calm_s, act, lost[0]["id"]))
                     if case.name == "node_silent":
                         net.restore(nodes.host)
                         gone(lost[0]["pid"])
