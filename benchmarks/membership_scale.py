@@ -2,7 +2,7 @@
 
 Counted: every Membership.handle from the wish (or the death) to the formed generation, with the answers of all workers; the orders put into
 words (runtime/orders.py, runtime/link.py); and the link's thread until the last byte is in a real socket, which another process empties.
-Not counted: heartbeats, and what lies between: the workers' own time and the network's.
+It is processor time of all threads of the controller's process, which other load on the machine disturbs less than a clock. Not counted: heartbeats, and what lies between: the workers' own time and the network's.
 """
 
 from __future__ import annotations
@@ -80,12 +80,12 @@ class Group:
         """These, what the workers answer to it, and so on until nothing follows."""
         heard = list(events)
         while heard:
-            began = time.perf_counter()
+            began = time.process_time()
             actions = [action for event in heard for action in self.membership.handle(event)]
             for action in actions:
                 if isinstance(action, Orders):
                     self._wire.carry(action)
-            self.seconds += time.perf_counter() - began
+            self.seconds += time.process_time() - began
             heard = [event for action in actions for event in self._answers(action)]
 
     def _answers(self, action: m.Action) -> list[m.Event]:
