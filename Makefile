@@ -79,6 +79,7 @@ bench: $(READY) ## Measure against the peers (an hour or more)
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks.resize
+	$(BIN)/python -m benchmarks.membership_scale
 
 soak: $(READY) ## A hundred random changes and faults of one job (half an hour at the most)
 	$(BIN)/python -m benchmarks.soak

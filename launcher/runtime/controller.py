@@ -381,8 +381,7 @@ class Controller:
                     self._end = action
 
     def _send(self, order: m.Prepare | m.Commit | m.Withdraw | m.Leave | m.Stop | m.Release) -> None:
-        for worker, message in messages(order):
-            self._link.send(worker, message)
+        self._link.send_all(messages(order))
 
     def send(self, worker: WorkerId, message: JsonObject) -> None:
         self._link.send(worker, message)

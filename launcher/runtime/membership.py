@@ -22,6 +22,8 @@ from launcher.spec.status import JobState
 NONE = Generation(0)
 """Before the first generation."""
 START = Step(0)
+DONORS = 8
+"""So many at the most send the state in one change: enough to fill a receiver's connection, and orders stay short."""
 ATTEMPTS = 3
 """So often the same survivors try to form a generation before the one that comes last is given up."""
 
@@ -291,7 +293,7 @@ class Commit:
     formation: Formation
     leaving: tuple[WorkerId, ...]
     donors: tuple[int, ...]
-    """Ranks that hold the state."""
+    """Ranks that send the state. Who is neither donor nor receiver has it, and keeps it."""
     receivers: tuple[int, ...]
     step: Step | None
     """Of the state; None: that of the boundary at which the members go over."""
@@ -410,6 +412,8 @@ class Membership:
         self._attempts = 0
         self._done: dict[WorkerId, Outcome] = {}
         """Members of the present generation that did their part in it before they were gone."""
+        self._ended = 0
+        """All ranks of the present generation below this one had ended, so that the others need not be asked."""
         self._saving: set[tuple[Step, Generation]] = set()
         self._saved = checkpoint or Step(0)
         self._unsaved = (Step(0), "")
@@ -506,6 +510,12 @@ class Membership:
         match event:
             case Applied(worker, generation, step):
                 return self._hear_applied(worker, generation, step)
+            case Prepared(worker, generation):  # those that all workers say come first: they are many
+                return self._prepared(worker, generation) if worker in self.peers else []
+            case Formed(worker, generation, step):
+                return self._formed(worker, generation, step) if worker in self.peers else []
+            case Left(worker, generation, applied):
+                return self._left(worker, generation, applied) if worker in self.peers else []
             case Started(worker):
                 self.peers.setdefault(worker, Peer())
                 return []
@@ -543,15 +553,11 @@ class Membership:
                 return []
             case Corrupt(_, detail):
                 return [RollBack(self._checkpoint or Step(0), detail)] if self.phase is Phase.ASSEMBLING else []
-            case Prepared(worker, generation):
-                return self._prepared(worker, generation)
             case Refused():
                 return self._refused(event)
-            case Formed(worker, generation, step):
-                return self._formed(worker, generation, step)
-            case Left(worker, generation, applied):
-                return self._left(worker, generation, applied)
             case Ended(_, generation, outcome):
+                if peer.outcome is not None and generation < peer.outcome[0]:
+                    return []
                 peer.outcome = (generation, outcome)
                 return self._finish()
             case Gone(worker, reason, cause):
@@ -575,10 +581,11 @@ class Membership:
         join = tuple(
             worker for worker in wanted.join if worker in self.peers and self._may_join(self.peers[worker]) and worker not in before
         )
-        leave = tuple(worker for worker in wanted.leave if worker in before)
-        if len(leave) == len(before):
-            leave = ()  # whoever holds the state hands it over first, and leaves with the next change
-        ranks = (*(worker for worker in before if worker not in leave), *join)
+        leaving = set(wanted.leave).intersection(before)
+        if len(leaving) == len(before):
+            leaving = set()  # whoever holds the state hands it over first, and leaves with the next change
+        leave = tuple(worker for worker in before if worker in leaving)
+        ranks = (*(worker for worker in before if worker not in leaving), *join)
         if not ranks or (not join and not leave and before and not self.held and not wanted.hold):
             return []
         hold = wanted.hold or len(ranks) < self.minimum
@@ -607,13 +614,14 @@ class Membership:
     def _commit(self, proposal: Proposal) -> list[Action]:
         ranks = proposal.formation.ranks
         step = self._step_to_share(proposal)
-        donors = self._donors(proposal, step)
+        holders = self._donors(proposal, step)
+        hold = set(holders)
         save, self._save_again = self._save_again, False
         proposal.committed = Commit(
             proposal.formation,
             proposal.leaving,
-            donors,
-            tuple(rank for rank, worker in enumerate(ranks) if rank not in donors),
+            _spread(holders, DONORS),
+            tuple(rank for rank in range(len(ranks)) if rank not in hold),
             step,
             not proposal.planned,
             proposal.hold,
@@ -630,6 +638,7 @@ class Membership:
         return max((Step(self._applied(worker)) for worker in proposal.formation.ranks), default=Step(0))
 
     def _donors(self, proposal: Proposal, step: Step | None) -> tuple[int, ...]:
+        """All ranks that hold the state; some of them send it."""
         ranks = proposal.formation.ranks
         if self.current is not None and not self.held:
             members = set(self.current.ranks)
@@ -682,11 +691,11 @@ class Membership:
         """Once all of its members have formed it, a generation is the present one."""
         proposal = self.proposal
         assert proposal is not None
-        if not proposal.missing.isdisjoint(proposal.formation.ranks):
-            return []
+        if len(proposal.missing) > len(proposal.leaving) or not proposal.missing.issubset(proposal.leaving):
+            return []  # told by the number alone nearly always
         before = self.ranks
         self.current, self.proposal, self.phase = proposal.formation, None, Phase.TRAINING
-        self.held, self._attempts, self._roster, self._done = False, 0, (), {}
+        self.held, self._attempts, self._roster, self._done, self._ended = False, 0, (), {}, 0
         assert proposal.step is not None
         gone = tuple(worker for worker in proposal.leaving if worker in self.peers)
         for worker in gone:
@@ -773,10 +782,14 @@ class Membership:
         """The end, if everybody has come to it."""
         if self.current is None or self.phase is not Phase.TRAINING or self._saving:
             return []
-        living = [worker for worker in self.current.ranks if worker in self.peers]
-        outcomes = {*self._done.values(), *(self._outcome(worker) for worker in living)}
-        if None in outcomes:
+        ranks = self.current.ranks
+        while self._ended < len(ranks) and (ranks[self._ended] not in self.peers or self._outcome(ranks[self._ended]) is not None):
+            self._ended += 1
+        if self._ended < len(ranks):
             return []
+        outcomes = {*self._done.values(), *(self._outcome(worker) for worker in ranks if worker in self.peers)}
+        if None in outcomes:
+            return []  # who had ended here has come to the end of the next generation already
         if Outcome.HELD in outcomes:
             self.held = True
             return self._end(JobState.STOPPED, "stopped on request", ExitCode.STOPPED) if self.stopping else []
@@ -805,3 +818,8 @@ class Membership:
     def _end(self, state: JobState, reason: str, exit_code: ExitCode) -> list[Action]:
         self.phase = Phase.ENDED
         return [End(state, reason, exit_code)]
+
+
+def _spread(ranks: tuple[int, ...], most: int) -> tuple[int, ...]:
+    """`most` of them, evenly: neighbours in rank share a node's connection."""
+    return ranks if len(ranks) <= most else tuple(ranks[index * len(ranks) // most] for index in range(most))

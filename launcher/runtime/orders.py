@@ -11,7 +11,10 @@ Order = m.Prepare | m.Commit | m.Withdraw | m.Leave | m.Stop | m.Release
 
 
 def messages(order: Order) -> Iterator[tuple[WorkerId, JsonObject]]:
-    """To whom, and what. A worker is told its own place and, where state moves, those it deals with; never who else is in."""
+    """To whom, and what. A worker is told its own place and, where state moves, those it deals with; never who else is in.
+
+    What is the same for several is one object: it is put into words once.
+    """
     match order:
         case m.Prepare(formation, _, to):
             ranks = {worker: rank for rank, worker in enumerate(formation.ranks)}
@@ -22,12 +25,14 @@ def messages(order: Order) -> Iterator[tuple[WorkerId, JsonObject]]:
             yield from _commit(order)
         case m.Withdraw(generation, to) | m.Leave(generation, to):
             kind = "withdraw" if isinstance(order, m.Withdraw) else "leave"
+            message: JsonObject = {"kind": kind, "generation": generation}
             for worker in to:
-                yield worker, {"kind": kind, "generation": generation}
+                yield worker, message
         case m.Stop(to) | m.Release(to):
             kind = "stop" if isinstance(order, m.Stop) else "release"
+            message = {"kind": kind}
             for worker in to:
-                yield worker, {"kind": kind}
+                yield worker, message
 
 
 def _commit(commit: m.Commit) -> Iterator[tuple[WorkerId, JsonObject]]:

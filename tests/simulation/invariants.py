@@ -76,6 +76,8 @@ class Checker:
         self.line: dict[int, int] = {}
         self.reports: set[tuple[int, int]] = set()
         self.final: tuple[JobState, float] | None = None
+        self._found = False
+        """The final state was read before its writer could say that it had written it."""
         self.sizes_changed = 0
         self._size = 0
         self._segments: dict[str, list[Any]] = {}
@@ -199,7 +201,7 @@ class Checker:
             return
         if self.final is not None and self.final[1] < self.claims[term]:
             self.fail("one final state", f"term {term} goes on after {self.final[0]}")
-        self.final = None
+        self.final, self._found = None, False
         keep = controller.links.keys() - controller.evicted
         newest = max(self.line, default=0)
         holds = [
@@ -285,15 +287,17 @@ class Checker:
     def ended(self, controller: Controller, end: m.End) -> None:
         if controller.term != self.based_term:
             return
-        if self.final is not None:
+        if self.final is not None and not self._found:
             self.fail("one final state", f"{self.final} and {end}")
-        self._ended(end.state)
+        if self.final is None:
+            self._ended(end.state)
 
     def found_ended(self) -> None:
         """A controller reads that the run has ended; whoever wrote it may have died before it could say so."""
         if self.final is None:
             document = self.cluster.plain_run.status(Term(self.based_term))
             assert document is not None
+            self._found = True
             self._ended(JobState(str(document["state"])))
 
     def _ended(self, state: JobState) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from launcher.core.run_store import RunStore, TermBase
 from launcher.core.store import open_store
-from launcher.core.types import JsonObject, RunId, Step, Term, WorkerId
+from launcher.core.types import Generation, JsonObject, RunId, Step, Term, WorkerId
 from launcher.runtime.link_store import LinkStore, Rendezvous
-from launcher.runtime.office import base_on_checkpoint, base_on_workers, inherit
+from launcher.runtime.membership import Found
+from launcher.runtime.office import base_on_checkpoint, base_on_workers, inherit, since_answered
 
 pytestmark = pytest.mark.unit
+A = WorkerId("w0")
 
 
 @pytest.fixture
@@ -29,11 +32,20 @@ def test_a_new_run_begins_at_nothing(run: RunStore) -> None:
 def test_the_ledger_of_the_lineage_is_inherited_and_a_rolled_back_term_is_cut(run: RunStore) -> None:
     run.create_base(Term(1), TermBase(from_term=None, checkpoint_step=None, adopted_step=None))
     run.put_segment("metrics", Term(1), 1, [{"step": 10, "seconds": 1.0}, {"step": 20, "seconds": 1.0}])
+    assert inherit(run).recorded == 0, "the ledger does not have them yet"
+    run.put_segment("events", Term(1), 1, [{"kind": "steps", "first": 1, "last": 20, "generation": 3}])
+    assert inherit(run).generation == 3
     assert (inherit(run).recorded, inherit(run).train_seconds) == (20, 2.0)
-    assert base_on_workers(inherit(run)) == TermBase(from_term=Term(1), checkpoint_step=None, adopted_step=Step(20))
+    assert base_on_workers(inherit(run), [A]) == TermBase(from_term=Term(1), checkpoint_step=None, adopted_step=Step(20), workers=(A,))
     run.create_base(Term(2), TermBase(from_term=Term(1), checkpoint_step=Step(10), adopted_step=None))
     left = inherit(run)
     assert (left.term, left.recorded, left.train_seconds) == (2, 10, 1.0)
+
+
+def test_a_state_that_arrived_after_the_answer_counts_but_not_its_place() -> None:
+    answer = Found(A, True, Generation(3), 0, 2, None, True, None, None, False, Generation(3), Term(1))
+    assert since_answered(answer, Generation(3), Step(7)) == replace(answer, applied=Step(7))
+    assert since_answered(answer, Generation(4), Step(7)) == replace(answer, generation=Generation(4), applied=Step(7), inside=False)
 
 
 def test_a_term_without_a_base_is_skipped(run: RunStore) -> None:
