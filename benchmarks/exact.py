@@ -107,6 +107,8 @@ class Seconds:
         if len(self.seconds) == self.steps + self.skipped:
             raise BlockDone
 
+    def doing(self, what: str) -> None: ...
+
     def wishes(self) -> Any:
         from launcher.training.step import Wishes
 

@@ -29,6 +29,8 @@ class Points:
         if self._rank == 0 and record.step % self._every == 0:
             print(json.dumps([time.time(), record.step]), flush=True)
 
+    def doing(self, what: str) -> None: ...
+
     def wishes(self) -> Any:
         from launcher.training.step import Wishes
 

@@ -54,7 +54,7 @@ LEDGER_INTERVAL_S = 10.0
 ATTACH_TIMEOUT_S = 4.0
 """A worker that does not answer a new controller for so long is given up."""
 
-Call = Callable[[], None]
+Call = Callable[[], object]
 
 
 class Fenced(Exception):
@@ -97,11 +97,16 @@ class Controller:
         self._accounts = Accounts(self._run, spec, self._writer, self._clock, self._state_folder)
         self._steering = Steering(self, spec, desired.workers, self._board, self._clock)
         self._watcher = Watcher(
-            self._run, self._term, wished=lambda wish: self._post(lambda: self._wished(wish)), fenced=lambda: self._post(self._fence)
+            self._run,
+            self._term,
+            desired.revision,
+            wished=lambda wish: self._post(lambda: self._wished(wish)),
+            fenced=lambda: self._post(self._deposed),
+            failed=self._writer_failed,
         )
         self.group = m.Membership(minimum=desired.workers.min, load=False, generation=Generation(self._generation))
         self._workers = WorkerGroup(spec, self._run.store.uri, self._run.run_id, self._state_folder / "code")
-        if desired.state == "stopped":
+        if desired.state == "stopped" and self._left.term is None:
             return self._end_at_once(JobState.STOPPED, "stopped before training began", ExitCode.STOPPED)
         try:
             place = wait_for_ray(self._state_folder / "ray.json", self._state_folder / "error.txt")
@@ -125,8 +130,8 @@ class Controller:
             self._term,
             self._writer,
             spec,
-            decided=lambda save, failure: self._post(lambda: self._save_decided(save, failure)),
-            fenced=lambda: self._post(self._fence),
+            decided=lambda save, failure, term: self._post(lambda: self._save_decided(save, failure, term)),
+            fenced=lambda: self._post(self._deposed),
             clock=self._clock,
         )
         self._hearing = Hearing(self, self._steering, self._accounts, self._saver, self._board)
@@ -160,7 +165,7 @@ class Controller:
         reached = max(self._left.reached, self._accounts.progress.step)
         self._accounts.open(self._term, self._left, self._left.recorded if adopted else base.start)
         if self._serving:
-            self._saver.know(info.step for info in self._left.checkpoints if adopted or info.step <= base.start)
+            self._saver.begin_term(self._term, (info.step for info in self._left.checkpoints if adopted or info.step <= base.start))
         self._whole = []
         lost = 0 if adopted else max(0, reached - base.start)
         self._board.steps_lost += lost
@@ -184,7 +189,7 @@ class Controller:
             except queue.Empty:
                 break
             facts: Any = described
-            if facts and facts["phase"] not in ("failed", "released") and facts["spec"] == self._spec.number:
+            if facts and facts["phase"] != "failed" and not facts["released"] and facts["spec"] == self._spec.number:
                 now = self._clock.monotonic()
                 hand = self._steering.roster.add(worker, now)
                 hand.ready_since, hand.touched = now if facts["ready"] else None, facts["generation"] > 0
@@ -252,13 +257,15 @@ class Controller:
             if hand.ready_since is not None:
                 self.handle(m.Ready(hand.worker))
         self._steering.soon()
+        if self._desired.state == "stopped":
+            self.handle(m.StopWanted())
 
     def _new_term(self, usable: Callable[[CheckpointInfo], bool]) -> None:
         """Every roll-back of training is a new term, also with the same controller."""
         self._accounts.flush(ledger=False)
         self._term, left = self._claim()
         self._left = replace(left, checkpoints=tuple(info for info in left.checkpoints if usable(info)))
-        self._watcher.term = self._saver.term = self._term
+        self._watcher.term = self._term
         self._start_from(self._newest())
 
     # the loop
@@ -320,7 +327,11 @@ class Controller:
     # orders
 
     def handle(self, event: m.Event) -> None:
-        self._act(self.group.handle(event))
+        before, trained = self.group.ranks, self.group.phase is m.Phase.TRAINING
+        actions = self.group.handle(event)
+        if trained and self.group.phase is m.Phase.LEAVING:
+            self._steering.broke_off(before)
+        self._act(actions)
 
     def fail(self, reason: str, exit_code: ExitCode) -> None:
         self._act(self.group.fail(reason, exit_code))
@@ -361,12 +372,13 @@ class Controller:
             case m.GiveUp(worker, reason):
                 self._post(lambda: steering.lose(worker, reason, "evicted"))
             case m.AbandonSaves():
-                self._saver.abandon_unfinished("a worker of the generation that saved it is gone; it is saved again")
+                self._saver.abandon_unfinished(self.group.number, "a worker of the generation that saved it is gone; it is saved again")
             case m.Changed(formation, step=step):
                 self._generation = formation.generation
                 steering.changed(action, now)
                 self._accounts.progress.restart(step)
                 self._ask_for_records()
+                self._hearing.forget_keys(formation.generation)
                 workers = steering.roster.describe(formation.ranks)
                 self.event("generation_formed", cause=action.cause, world_size=len(workers), workers=workers, held=action.hold)
             case m.RollBack(corrupt, detail):
@@ -437,8 +449,12 @@ class Controller:
         if description is None:
             self._steering.lose(worker, f"worker {worker} died at its start: {why}", "lost")
             return
+        if not description:
+            self._deposed()  # it reports to a later term
+            return
         self._steering.placed(worker, description)
         self._follow(worker, description, from_end=False)
+        self.send(worker, {"kind": "term", "term": self._term})  # which may be another than when it was called
         self.event("worker_started", worker=worker, pid=description["pid"], node=description["node"])
 
     def _follow(self, worker: WorkerId, facts: Any, *, from_end: bool) -> None:
@@ -477,14 +493,15 @@ class Controller:
             self.event("resize_wished", by=wish.by, workers=f"{bounds.min}..{bounds.max}", target=bounds.target)
             self._steering.wished(bounds)
 
-    def _fence(self) -> None:
-        self._fenced = True
-
     def _deposed(self) -> bool:
         """Before anything that others would feel at once: a controller that stood still may have been replaced meanwhile."""
         with suppress(StoreUnavailable):
             self._fenced = self._fenced or self._run.highest_term() > self._term
         return self._fenced
+
+    def upload_lost(self, worker: WorkerId) -> None:
+        """A worker that has left its generation ended before it had uploaded its part."""
+        self._saver.abandon_unfinished(Generation(self._generation - 1), f"worker {worker} ended before it had uploaded its part")
 
     def _log(self, worker: WorkerId, stream: str, line: str) -> None:
         ranks = self.group.ranks
@@ -522,7 +539,9 @@ class Controller:
         """On the writer's thread."""
         self._post(lambda: self._tell(list(self._steering.roster.hands), {"kind": "durable", "step": step}))
 
-    def _save_decided(self, save: Save, failure: str) -> None:
+    def _save_decided(self, save: Save, failure: str, term: Term) -> None:
+        if term != self._term:
+            return  # training was rolled back meanwhile, and this one is of another line
         if failure:
             self.event("checkpoint_failed", checkpoint_step=save.step, detail=failure)
         else:

@@ -74,10 +74,8 @@ class Hearing:
                 return
             self._steering.health.heard(worker, None, now)
         elif worker in self._steering.released:
-            if message is None:
-                self._saver.abandon_unfinished(f"worker {worker} ended before it had uploaded its part")
             if message is None or message["kind"] == "released":
-                self._steering.let_go(worker)
+                self._steering.let_go(worker, uploaded=message is not None)
                 return
             if message["kind"] not in ("saved", "save_failed"):
                 return
@@ -185,7 +183,8 @@ class Hearing:
         if self._saver.done(save):
             self._office.send(worker, {"kind": "checkpoint", "step": save.step, "generation": save.generation})
             return False
-        if self._saver.begins(save):
+        old = save.generation < self._office.group.generation
+        if self._saver.take_over(save) if old else self._saver.begins(save):
             self._office.handle(m.SaveStarted(save.step, save.generation))
         return True
 
@@ -201,6 +200,10 @@ class Hearing:
 
     def _draining(self, worker: WorkerId, message: Any) -> None:
         self._steering.drain(self._steering.roster.hands[worker], float(message["deadline_s"]), str(message["detail"]))
+
+    def forget_keys(self, below: Generation) -> None:
+        """By what ranks of earlier generations found each other."""
+        self._rendezvous.forget(below)
 
     def _key(self, worker: WorkerId, message: JsonObject) -> None:
         for receiver, answer in self._rendezvous.heard(worker, message):

@@ -21,6 +21,7 @@ import socket
 import struct
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,7 @@ from typing import Any
 from launcher.core.types import JsonObject, WorkerId
 
 BEAT_S = 0.5
+UNACKNOWLEDGED_S = 30
 LARGEST_FRAME = 256 * 1024 * 1024
 _LENGTH = struct.Struct("!I")
 _NONCE = 32
@@ -128,11 +130,13 @@ class LinkServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         worker: WorkerId | None = None
         try:
-            worker = await asyncio.wait_for(self._admit(reader, writer), timeout=10)
-            if worker in self._gone:
-                writer.write(_frame({"kind": "evicted"}))
+            hello = await asyncio.wait_for(self._admit(reader, writer), timeout=10)
+            name = WorkerId(str(hello["worker"]))
+            if name in self._gone or hello.get("asks"):
+                writer.write(_frame({"kind": "evicted" if name in self._gone else "kept"}))
                 await writer.drain()
                 return
+            worker = name
             sock = writer.get_extra_info("socket")
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             replaced = self._writers.get(worker)
@@ -150,7 +154,7 @@ class LinkServer:
                 self._gone.add(worker)
                 self._heard(LinkEvent(worker, None))
 
-    async def _admit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> WorkerId:
+    async def _admit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> JsonObject:
         mine = secrets.token_bytes(_NONCE)
         writer.write(mine)
         theirs = await reader.readexactly(_NONCE)
@@ -158,8 +162,7 @@ class LinkServer:
         if not hmac.compare_digest(proof, _proof(self._secret, b"worker", mine, theirs)):
             raise LinkRefused("a connection did not know the secret")
         writer.write(_proof(self._secret, b"controller", theirs, mine))
-        hello = await _receive(reader)
-        return WorkerId(str(hello["worker"]))
+        return await _receive(reader)
 
 
 async def _receive(reader: asyncio.StreamReader) -> JsonObject:
@@ -185,15 +188,23 @@ class LinkClient:
         heard: Callable[[JsonObject], None],
         beat: Callable[[], JsonObject],
         lost: Callable[[], None],
+        asks: bool = False,
     ) -> None:
+        """`asks`: only to be told whether this worker was given up."""
         self._heard, self._beat, self._lost = heard, beat, lost
         self._outgoing: queue.SimpleQueue[JsonObject | None] = queue.SimpleQueue()
         self._ended = threading.Event()
         self._socket = socket.create_connection(address, timeout=10)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._prove(secret)
-        self._socket.settimeout(None)
-        self._socket.sendall(_frame({"worker": worker}))
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: a machine that is gone without a word is noticed by what it does not acknowledge
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * UNACKNOWLEDGED_S)
+        try:
+            self._prove(secret)
+            self._socket.settimeout(None)
+            self._socket.sendall(_frame({"worker": worker, "asks": asks}))
+        except BaseException:
+            self._socket.close()
+            raise
         for target in (self._send_all, self._receive_all):
             threading.Thread(target=target, name=target.__name__.strip("_"), daemon=True).start()
 
@@ -237,6 +248,9 @@ class LinkClient:
                 self._heard(message)
         except (OSError, EOFError):
             self._end()
+        except Exception:  # noqa: BLE001 - a worker that hears nothing any more must not pass for one that does
+            traceback.print_exc()
+            self._end()
         self._socket.close()
 
     def _end(self) -> None:
@@ -250,7 +264,9 @@ def was_given_up(address: tuple[str, int], secret: bytes, worker: WorkerId) -> b
     """Ask a controller that this worker lost its connection to; False where none answers."""
     answers: queue.SimpleQueue[JsonObject | None] = queue.SimpleQueue()
     try:
-        client = LinkClient(address, secret, worker, heard=answers.put, beat=lambda: {"kind": "asks"}, lost=lambda: answers.put(None))
+        client = LinkClient(
+            address, secret, worker, heard=answers.put, beat=lambda: {"kind": "asks"}, lost=lambda: answers.put(None), asks=True
+        )
     except (OSError, EOFError):
         return False
     try:

@@ -36,9 +36,12 @@ class LinkStore:
         """Waits until some rank has set the key. Raises TimeoutError."""
         deadline = time.monotonic() + timeout_s
         with self._changed:
-            if key not in self._values:
+            wanted = key not in self._values
+            if wanted:
                 self._wanted.add(key)
-                self._say("get", key)
+        if wanted:
+            self._say("get", key)  # without the lock: whoever hears the answer holds others
+        with self._changed:
             while key not in self._values:
                 if not self._changed.wait(deadline - time.monotonic()):
                     raise TimeoutError(f"no rank of generation {self._generation} has set {key} within {timeout_s:g} s")
@@ -69,6 +72,11 @@ class Rendezvous:
 
     values: dict[tuple[Generation, str], str] = field(default_factory=dict)
     waiting: dict[tuple[Generation, str], set[WorkerId]] = field(default_factory=lambda: defaultdict(set))
+
+    def forget(self, below: Generation) -> None:
+        self.values = {place: value for place, value in self.values.items() if place[0] >= below}
+        for place in [place for place in self.waiting if place[0] < below]:
+            del self.waiting[place]
 
     def heard(self, worker: WorkerId, message: JsonObject) -> list[tuple[WorkerId, JsonObject]]:
         """What to answer to whom."""

@@ -139,6 +139,8 @@ class Participant:
     # orders
 
     def prepare(self, seat: Seat) -> list[Action]:
+        if self.released:
+            return []
         if self.pending is not None and seat.generation == self.pending.generation:
             return [SayPrepared(seat.generation)] if self._connected else []
         if seat.generation <= self._seen:

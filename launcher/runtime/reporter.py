@@ -39,6 +39,8 @@ class Desk(Protocol):
 
     def applied(self, step: int, *, first: bool) -> None: ...
 
+    def doing(self, what: str) -> None: ...
+
     def switch_wanted(self) -> bool: ...
 
     def stop_wanted(self) -> bool: ...
@@ -106,6 +108,9 @@ class Reporter:
 
     def save_failed(self, step: int, generation: int, error: Exception) -> None:
         self._desk.say({"kind": "save_failed", "step": step, "generation": generation, "detail": str(error)}, keep=True)
+
+    def doing(self, what: str) -> None:
+        self._desk.doing(what)
 
     def wishes(self) -> Wishes:
         from launcher.training.step import Wishes

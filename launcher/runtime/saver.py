@@ -37,16 +37,19 @@ class Saver:
         writer: StoreWriter,
         spec: JobSpec,
         *,
-        decided: Callable[[Save, str], None],
+        decided: Callable[[Save, str, Term], None],
         fenced: Callable[[], None],
         clock: Clock,
     ) -> None:
-        """`decided` is told of each checkpoint, and why it failed or ""; on the writer's thread."""
+        """`decided` is told of each checkpoint, why it failed or "", and the term it was of; on the writer's thread."""
         self.term = term
         self._run, self._writer, self._spec, self._clock = run, writer, spec, clock
         self._decided, self._fenced = decided, fenced
         self._parts: dict[Save, dict[int, CheckpointPart]] = {}
         """Of those that are not whole yet."""
+        self._whole: dict[Save, list[CheckpointPart]] = {}
+        self._void = Generation(0)
+        """What a generation up to this one has not saved whole will never be: a member is gone."""
         self._done: set[Save] = set()
         self._committing: set[Save] = set()
         self._steps: set[Step] = set()
@@ -58,15 +61,19 @@ class Saver:
 
     def done(self, save: Save) -> bool:
         """Whether it is decided: whoever still speaks of it may forget it, and nobody before. A saved step needs no second save."""
-        return save in self._done or save.step in self._steps
+        return save in self._done or save.step in self._steps or (save.generation <= self._void and save not in self._pending())
 
-    def know(self, steps: Iterable[Step]) -> None:
-        """The lineage has checkpoints of these steps."""
-        self._steps = set(steps)
+    def _pending(self) -> set[Save]:
+        return {*self._parts, *self._whole, *self._committing}
+
+    def begin_term(self, term: Term, steps: Iterable[Step]) -> None:
+        """`steps`: of which the lineage has checkpoints. What an earlier term had begun is of another line."""
+        self.term, self._steps = term, set(steps)
+        self._parts, self._whole, self._taken_over = {}, {}, {}
 
     def begins(self, save: Save) -> bool:
         """Whether this is the first that is heard of it."""
-        if save in self._parts or save in self._committing or self.done(save):
+        if save in self._pending() or self.done(save):
             return False
         self._parts[save] = {}
         return True
@@ -79,21 +86,26 @@ class Saver:
         return True
 
     def take(self, part: CheckpointPart) -> bool:
-        """Keep a part; True when all of them are there."""
-        parts = self._parts.get(Save(part.step, part.generation))
+        """Keep a part; True when all of them are there: once, and then `commit` may be called."""
+        save = Save(part.step, part.generation)
+        parts = self._parts.get(save)
         if parts is None:
             return False
         parts[part.rank] = part
-        return len(parts) == part.world_size
+        if len(parts) < part.world_size:
+            return False
+        self._whole[save] = list(self._parts.pop(save).values())
+        self._taken_over.pop(save, None)
+        return True
 
     def commit(self, save: Save) -> None:
-        parts = list(self._parts.pop(save).values())
+        parts = self._whole.pop(save)
         self._committing.add(save)
         term, step = self.term, save.step
 
         def write() -> None:
             if step in self._steps:
-                self._decide(save, "")
+                self._decide(save, "", term)
                 return
             try:
                 manifest = assemble(
@@ -106,20 +118,21 @@ class Saver:
                 self._require(chunk.digest for chunk in manifest.chunks)
                 committed = commit_manifest(self._run, manifest)
             except CheckpointAbandoned as error:
-                self._decide(save, str(error))
+                self._decide(save, str(error), term)
                 return
             if not committed:
                 self._fenced()
                 return
             self._newest = CheckpointInfo(Step(step), term)
             self._steps.add(step)
-            self._decide(save, "")
+            self._decide(save, "", term)
 
         self._writer.submit(write)
 
-    def _decide(self, save: Save, failure: str) -> None:
+    def _decide(self, save: Save, failure: str, term: Term) -> None:
         self._done.add(save)
-        self._decided(save, failure)
+        self._committing.discard(save)
+        self._decided(save, failure, term)
 
     def _require(self, digests: Iterable[str]) -> None:
         """Every chunk is there: a deletion may have taken one that was stored again while it was being deleted."""
@@ -137,11 +150,13 @@ class Saver:
         if self._parts.pop(save, None) is not None:
             self._taken_over.pop(save, None)
             self._committing.add(save)
-            self._writer.submit(lambda: self._decide(save, detail))
+            term = self.term
+            self._writer.submit(lambda: self._decide(save, detail, term))
 
-    def abandon_unfinished(self, detail: str) -> None:
-        """A rank of the generation that was saving is gone: what misses a part will never be whole."""
-        for save in list(self._parts):
+    def abandon_unfinished(self, up_to: Generation, detail: str) -> None:
+        """A rank of this generation, or an earlier one, is gone: what misses a part will never be whole, also where none has come yet."""
+        self._void = max(self._void, up_to)
+        for save in [save for save in self._parts if save.generation <= up_to]:
             self.abandon(save, detail)
 
     def abandon_overdue(self) -> None:

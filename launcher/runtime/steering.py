@@ -30,6 +30,10 @@ PLACED_S = 10.0
 UNHURRIED_S = 60.0
 RELEASE_S = 10.0
 """How much longer than its drain a released worker may take to upload its part of a checkpoint."""
+UPLOAD_S = 600.0
+"""The same for one that nobody is about to take away."""
+LOSSES = ("lost", "evicted", "error")
+"""Causes of a change that began with a loss."""
 
 
 class Office(Protocol):
@@ -52,6 +56,10 @@ class Office(Protocol):
         ...
 
     def release_workers(self, workers: Sequence[WorkerId]) -> None: ...
+
+    def upload_lost(self, worker: WorkerId) -> None:
+        """A released worker ended before it had uploaded its part."""
+        ...
 
 
 class Steering:
@@ -93,7 +101,7 @@ class Steering:
             self._steer(now)
         for worker, until in list(self._released.items()):
             if now > until:
-                self.let_go(worker)
+                self.let_go(worker, uploaded=False)
 
     def soon(self) -> None:
         """Something has changed that may call for a decision."""
@@ -237,12 +245,18 @@ class Steering:
             self._board.changes += 1
         if self.timeline is None:
             self.timeline = Timeline(cause=changed.cause, reason=changed.reason, begun_at=now, before=changed.before)
-        self.timeline.formed(ranks, changed.step, now, hold=changed.hold)
+        self.timeline.formed(changed.formation.generation, ranks, changed.step, now, hold=changed.hold)
         if changed.cause != "resize":
             self._changed_at = now
         if self.timeline.complete:
             self.tell_change()
         self._board.due = 0.0
+
+    def broke_off(self, before: tuple[WorkerId, ...]) -> None:
+        """The group is told to leave its generation; the survivors may say so before the loss itself is noticed."""
+        if self.timeline is None or self.timeline.cause not in LOSSES:
+            reason = "workers lost each other"
+            self.timeline = Timeline(cause="lost", reason=reason, begun_at=self._clock.monotonic(), before=before)
 
     def stepped(self, worker: WorkerId, message: Any) -> None:
         """A worker did its first step in a generation."""
@@ -313,6 +327,11 @@ class Steering:
                 self._office.handle(m.Stuck(verdict.reason))
             else:
                 self.lose(verdict.worker, verdict.reason, "evicted", detect_s=verdict.seconds)
+        limit = self._spec.config.elastic.capacity_timeout_s
+        for hand in [hand for hand in self.roster.hands.values() if hand.facts and hand.ready_since is None]:
+            if now - hand.started_at > limit:
+                reason = f"worker {hand.worker} did not become ready within {limit:g} s (elastic.capacity_timeout_s)"
+                self.lose(hand.worker, reason, "evicted")
 
     def lose(self, worker: WorkerId, reason: str, cause: str, *, detect_s: float | None = None, error: Any = None) -> None:
         """A worker is dead, or is given up: it is not heard again, and the policy says what that means for the job."""
@@ -337,6 +356,8 @@ class Steering:
         if member and group.phase is m.Phase.TRAINING:
             now = self._clock.monotonic()
             self.timeline = Timeline(cause=cause, reason=headline, begun_at=now, before=group.ranks, detect_s=detect_s)
+        elif member and self.timeline is not None:
+            self.timeline.cause, self.timeline.reason = cause, headline
         self._office.handle(m.Gone(worker, headline, cause))
         self.soon()
 
@@ -367,13 +388,16 @@ class Steering:
             hand = self.roster.hands.pop(worker, None)
             self.health.forget(worker)
             leave_by = hand.leave_by if hand is not None else None
-            self._released[worker] = max(now, leave_by or 0.0) + RELEASE_S
+            self._released[worker] = now + UPLOAD_S if leave_by is None else max(now, leave_by) + RELEASE_S
             self._office.event("worker_released", worker=worker)
         self._office.release_workers(workers)
 
-    def let_go(self, worker: WorkerId) -> None:
+    def let_go(self, worker: WorkerId, *, uploaded: bool) -> None:
+        """The end of a released worker."""
         if self._released.pop(worker, None) is not None:
             self._office.end_workers([worker])
+            if not uploaded:
+                self._office.upload_lost(worker)
 
 
 def _failure(hand: Hand, reason: str, group: m.Membership, *, member: bool, error: Any) -> f.Event:

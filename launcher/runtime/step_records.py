@@ -23,9 +23,18 @@ class StepRecords:
         self._save_every = checkpoint_every_steps
         self._first: int | None = None
         self._generation = 0
-        self.rows: list[JsonObject] = []
-        """{"kind": "row", "first", "generation", "row"}, oldest first; `row` as MetricWindow gives it."""
-        self.evaluations: list[JsonObject] = []
+        self._rows: list[JsonObject] = []
+        self._evaluations: list[JsonObject] = []
+        self._durable = 0
+
+    @property
+    def rows(self) -> list[JsonObject]:
+        """{"kind": "row", "first", "generation", "row"}, oldest first; `row` as MetricWindow gives it. From any thread."""
+        return [row for row in tuple(self._rows) if _step(row["row"]) > self._durable]
+
+    @property
+    def evaluations(self) -> list[JsonObject]:
+        return [each for each in tuple(self._evaluations) if _step(each) > self._durable]
 
     def wants_time(self, step: int) -> bool:
         """Whether a row may end with this step, so that its moment matters."""
@@ -59,13 +68,12 @@ class StepRecords:
         """JSON has no word for what is not a number: null."""
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         message: JsonObject = {"kind": "evaluated", "step": step, "metrics": {**finite}}
-        self.evaluations.append(message)
+        self._evaluations = [*self.evaluations, message]
         return message
 
     def forget(self, step: int) -> None:
-        """Everything through `step` is durable."""
-        self.rows = [row for row in self.rows if _step(row["row"]) > step]
-        self.evaluations = [each for each in self.evaluations if _step(each) > step]
+        """Everything through `step` is durable. From any thread: what is kept is changed by the one that trains alone."""
+        self._durable = max(self._durable, step)
 
     def to_json(self) -> JsonObject:
         return {
@@ -74,20 +82,22 @@ class StepRecords:
             "generation": self._generation,
             "rows": [*self.rows],
             "evaluations": [*self.evaluations],
+            "durable": self._durable,
         }
 
     def take(self, document: Any) -> None:
         """Keep what another rank kept."""
         self._window.take(document["window"])
         self._first, self._generation = document["first"], document["generation"]
-        self.rows, self.evaluations = list(document["rows"]), list(document["evaluations"])
+        self._rows, self._evaluations = list(document["rows"]), list(document["evaluations"])
+        self._durable = max(self._durable, document["durable"])
 
     def _keep(self, row: JsonObject | None) -> JsonObject | None:
         if row is None:
             return None
         message: JsonObject = {"kind": "row", "first": self._first, "generation": self._generation, "row": row}
         self._first = None
-        self.rows.append(message)
+        self._rows = [*self.rows, message]
         return message
 
     def _at_checkpoint(self, step: int) -> bool:

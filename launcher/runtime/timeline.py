@@ -42,8 +42,8 @@ class Timeline:
             if message.get(key) is not None:
                 place[worker] = float(message[key])
 
-    def formed(self, after: tuple[WorkerId, ...], step: Step, now: float, *, hold: bool) -> None:
-        self.after, self.step, self.formed_at, self.hold = after, step, now, hold
+    def formed(self, generation: Generation, after: tuple[WorkerId, ...], step: Step, now: float, *, hold: bool) -> None:
+        self.generation, self.after, self.step, self.formed_at, self.hold = generation, after, step, now, hold
 
     def stepped(self, worker: WorkerId, generation: Generation, now: float) -> None:
         """A worker did its first step in the new generation. It may be heard before another one says that it has formed it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from launcher.core.errors import StoreUnavailable
+from launcher.core.errors import LauncherError, StoreUnavailable
 from launcher.core.run_store import Desired, RunStore
 from launcher.core.types import Term
 
@@ -13,11 +13,20 @@ INTERVAL_S = 1.0
 
 
 class Watcher:
-    def __init__(self, run: RunStore, term: Term, *, wished: Callable[[Desired], None], fenced: Callable[[], None]) -> None:
-        """Both are called on this watcher's thread."""
+    def __init__(
+        self,
+        run: RunStore,
+        term: Term,
+        revision: int,
+        *,
+        wished: Callable[[Desired], None],
+        fenced: Callable[[], None],
+        failed: Callable[[LauncherError], None],
+    ) -> None:
+        """`revision`: of the wish that is known. All are called on this watcher's thread, `fenced` as long as a higher term is there."""
         self.term = term
-        self._run, self._wished, self._fenced = run, wished, fenced
-        self._revision: int | None = None
+        self._run, self._wished, self._fenced, self._failed = run, wished, fenced, failed
+        self._revision = revision
         self._ended = threading.Event()
         threading.Thread(target=self._serve, name="watcher", daemon=True).start()
 
@@ -30,13 +39,14 @@ class Watcher:
                 self._look()
             except StoreUnavailable:
                 continue  # whoever writes says so; looking again is all there is to do here
+            except LauncherError as error:
+                self._failed(error)
+                return
 
     def _look(self) -> None:
         desired = self._run.desired()
-        if desired is not None and desired.revision != self._revision:
-            first, self._revision = self._revision is None, desired.revision
-            if not first or desired.state == "stopped":
-                self._wished(desired)
+        if desired is not None and desired.revision > self._revision:
+            self._revision = desired.revision
+            self._wished(desired)
         if self._run.highest_term() > self.term:
-            self._ended.set()
             self._fenced()

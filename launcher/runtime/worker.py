@@ -79,7 +79,8 @@ class Worker:
         self._controller: tuple[tuple[str, int], bytes] | None = None
         self._term = self._born = 0
         """Of the controller it reports to, and of the first one."""
-        self._attachments = 0
+        self._attempts = self._attachment = 0
+        """To attach: how many there were, and the one whose link is in use."""
         self._outbox: list[JsonObject] = []
         """Messages that a controller has to hear, also the next one: kept until it says that they are durable."""
         self.generation = 0
@@ -112,26 +113,32 @@ class Worker:
         with self._changed:
             if term <= self._term:
                 return {}
+            self._attempts += 1
+            attachment = self._attempts
+        controller = ((host, port), bytes.fromhex(secret))
+        # Without the lock: connecting may take long, and what is said meanwhile goes to the old controller.
+        link = LinkClient(
+            *controller,
+            self._id,
+            heard=lambda message: self._heard(attachment, message),
+            beat=self._beat,
+            lost=lambda: self._disconnected(attachment),
+        )
+        with self._changed:
+            if term <= self._term:
+                link.close()
+                return {}
             self._term, self._born = term, self._born or term
-            self._attachments += 1
-            attachment = self._attachments
-            if self._link is not None:
-                self._link.close()
-            self._controller = ((host, port), bytes.fromhex(secret))
-            self._link = LinkClient(
-                *self._controller,
-                self._id,
-                heard=lambda message: self._heard(attachment, message),
-                beat=self._beat,
-                lost=lambda: self._disconnected(attachment),
-            )
+            old, self._link, self._attachment, self._controller = self._link, link, attachment, controller
             self._connected.set()
             for message in self._outbox:
-                self._link.send(message)
+                link.send(_aged(message))
             for group in self._groups.values():
                 group.store.repeat()
             os.environ.update(environment)
             self._admitted.set()
+            if old is not None:
+                old.close()
             return self.describe()
 
     def describe(self) -> JsonObject:
@@ -143,6 +150,7 @@ class Worker:
             "pid": os.getpid(),
             "node": socket.gethostname(),
             "phase": self._phase,
+            "released": self._me.released,
             "spec": self._spec.number,
             **self._built,
             "stdout": _path_of(1),
@@ -155,13 +163,21 @@ class Worker:
 
     def noticed(self, notice: Notice) -> None:
         """This process, or its machine, will go away."""
-        self.say({"kind": "draining", "source": notice.source, "deadline_s": notice.deadline_s, "detail": notice.detail}, keep=True)
+        leave_by = time.monotonic() + notice.deadline_s
+        told: JsonObject = {
+            "kind": "draining",
+            "source": notice.source,
+            "leave_by": leave_by,
+            "deadline_s": notice.deadline_s,
+            "detail": notice.detail,
+        }
+        self.say(told, keep=True)
 
     # the link's threads
 
     def _heard(self, attachment: int, message: Any) -> None:
         with self._changed:
-            if attachment != self._attachments:
+            if attachment != self._attachment:
                 return  # of an earlier term's controller
             match message["kind"]:
                 case "term":
@@ -208,6 +224,8 @@ class Worker:
                 case p.Discard(generation):
                     if (group := self._groups.pop(generation, None)) is not None:
                         group.collective.leave()
+                        if group.connect_s is not None:
+                            threading.Thread(target=_close, args=([group.collective],), name="close-groups", daemon=True).start()
                 case p.CutOff():
                     if self._collective is not None:
                         self._collective.leave()
@@ -245,7 +263,7 @@ class Worker:
 
     def _disconnected(self, attachment: int) -> None:
         with self._changed:
-            if self._attachments == attachment:
+            if self._attachment == attachment:
                 self._connected.clear()
 
     def say(self, message: JsonObject, *, keep: bool = False) -> None:
@@ -393,6 +411,7 @@ class Worker:
         from launcher.checkpoint.catalog import CheckpointInfo, read_manifest
 
         assert self._trainer is not None
+        self._phase = "loading"
         try:
             if command["init_from"] is not None:
                 origin = command["init_from"]
@@ -404,11 +423,13 @@ class Worker:
             if command["init_from"] is not None:
                 raise
             with self._changed:
+                self._phase = "ready"
                 self._loaded = {"kind": "corrupt", "detail": str(error), "step": command["step"]}
                 self.say(self._loaded)
             return
         with self._changed:
             self._me.applies(Step(self._trainer.step))
+            self._phase = "ready"
             self._loaded = {"kind": "loaded", "step": self._trainer.step}
             self.say(self._loaded)
 
@@ -508,6 +529,9 @@ class Worker:
             if retired:
                 threading.Thread(target=_close, args=(retired,), name="close-groups", daemon=True).start()
 
+    def doing(self, what: str) -> None:
+        self._phase = what
+
     def switch_wanted(self) -> bool:
         return self._me.switch_wanted
 
@@ -537,6 +561,12 @@ def _going(message: Any) -> p.Going:
         message["hold"],
         message["save"],
     )
+
+
+def _aged(message: JsonObject) -> JsonObject:
+    """A message that is said again: what is left of a deadline in it."""
+    leave_by = message.get("leave_by")
+    return message if not isinstance(leave_by, float) else {**message, "deadline_s": max(0.0, leave_by - time.monotonic())}
 
 
 def _path_of(descriptor: int) -> str:

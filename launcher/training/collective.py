@@ -148,14 +148,18 @@ class Collective:
         if self._transport is not None:
             self._transport.cut()
 
+    def check(self) -> None:
+        """Raises CollectiveBroken once the generation was left: a world of one makes no call that would."""
+        if self._left.is_set():
+            raise CollectiveBroken(f"generation {self.generation} was left")
+
     def close(self) -> None:
         """Give the connections back. Only where no other rank can still be inside one of the group's calls."""
         self._left.set()
         self._transport = None
 
     def _call(self, call: Callable[[Any], Any]) -> Work:
-        if self._left.is_set():
-            raise CollectiveBroken(f"generation {self.generation} was left")
+        self.check()
         if self._transport is None:
             return Work(self, None)
         try:
@@ -175,8 +179,8 @@ class Collective:
             finally:
                 self.waiting = False
                 self.waited_s += time.perf_counter() - began
-        if self._left.is_set() and work is not None:
-            raise CollectiveBroken(f"generation {self.generation} was left")
+        if work is not None:
+            self.check()
 
 
 def _first_line(error: BaseException) -> str:

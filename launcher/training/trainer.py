@@ -6,7 +6,7 @@ import random
 import time
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -74,6 +74,10 @@ class Observer(Protocol):
         ...
 
     def save_failed(self, step: int, generation: int, error: Exception) -> None: ...
+
+    def doing(self, what: Literal["training", "evaluating", "saving"]) -> None:
+        """What comes next may take longer than a step."""
+        ...
 
     def wishes(self) -> Wishes:
         """What to say to the other ranks with the next step; asked once a step."""
@@ -264,6 +268,7 @@ class Trainer:
         assert exchange is not None
         forwards = self._plan.forwards(collective.world_size, collective.rank)
         while self.step < self.total_steps:
+            collective.check()
             began = time.perf_counter()
             sums = self._step.compute(self.step, forwards, feed.step(self.step), exchange, self._observer.wishes())
             norm = self._step.apply(sums, self.step + 1)
@@ -284,17 +289,23 @@ class Trainer:
 
     def _evaluate(self, collective: Collective) -> None:
         chunk = self._config.fused_shards * self._config.trainer.micro_batch_size
+        self._observer.doing("evaluating")
         metrics = evaluate(self._objective, self._test, collective, chunk=chunk, device=self._device, on_forward=self._count_forward)
         self._observer.evaluated(self.step, metrics)
+        self._observer.doing("training")
 
     def _save(self, collective: Collective) -> None:
+        self._observer.doing("saving")
         self._saver.save(self._state.tensors(), self._state.document(self.step), self.step, collective)
+        self._observer.doing("training")
 
     def _save_and_wait(self, collective: Collective) -> None:
         """The last checkpoint of a run decides whether it can go on: a failure is raised."""
         if self._saver.last_step != self.step:
             self._save(collective)
+        self._observer.doing("saving")
         error = self._saver.wait()
+        self._observer.doing("training")
         if error is not None:
             raise error
 

@@ -193,7 +193,7 @@ def saver(run: RunStore, spec: JobSpec, decided: Decided) -> Saver:
         T1,
         Immediate(),  # type: ignore[arg-type]
         spec,
-        decided=lambda save, failure: decided.append((save, failure)),
+        decided=lambda save, failure, term: decided.append((save, failure)),
         fenced=lambda: decided.append((None, "fenced")),
         clock=ManualClock(),
     )

@@ -180,6 +180,8 @@ class Recorder:
     def save_failed(self, step: int, generation: int, error: Exception) -> None:
         self.failures.append((step, error))
 
+    def doing(self, what: str) -> None: ...
+
     def wishes(self) -> Wishes:
         done = len(self.records)
         return Wishes(
