@@ -510,6 +510,9 @@ class Controller:
         self._accounts.commit(self.group.committed)
         for save in [save for save in self._whole if save.step <= self._accounts.progress.passed]:
             self._whole.remove(save)
+            if not self.group.on_line(save.step, save.generation):
+                self._saver.abandon(save, "its steps were rolled back")
+                continue
             self._accounts.flush(ledger=True, durable=self._durable)
             self._saver.commit(save)
 

@@ -87,6 +87,8 @@ class Saver:
         return len(parts) == part.world_size
 
     def commit(self, save: Save) -> None:
+        if save not in self._parts:
+            return  # abandoned since it was whole
         parts = list(self._parts.pop(save).values())
         self._committing.add(save)
         term, step = self.term, save.step
