@@ -10,7 +10,13 @@ from launcher.spec.status import RunStatus
 
 PARTS = (("detect_s", "detect"), ("agree_s", "agree"), ("form_s", "form"), ("move_s", "move"), ("first_step_s", "first step"))
 """What the time of a change goes into, in its order."""
-CAUSES = {"resize": "asked for", "lost": "a worker was lost", "evicted": "a worker was given up", "held": "below the lower bound"}
+CAUSES = {
+    "resize": "asked for",
+    "lost": "a worker was lost",
+    "evicted": "a worker was given up",
+    "held": "below the lower bound",
+    "save": "the last checkpoint is saved again",
+}
 """What a cause means, where the change gives no reason of its own."""
 _BAR = 32
 

@@ -165,7 +165,9 @@ class Controller:
         reached = max(self._left.reached, self._accounts.progress.step)
         self._accounts.open(self._term, self._left, self._left.recorded if adopted else base.start)
         if self._serving:
-            self._saver.begin_term(self._term, (info.step for info in self._left.checkpoints if adopted or info.step <= base.start))
+            self._saver.begin_term(
+                self._term, base.start, (info.step for info in self._left.checkpoints if adopted or info.step <= base.start)
+            )
         self._whole = []
         lost = 0 if adopted else max(0, reached - base.start)
         self._board.steps_lost += lost
@@ -527,6 +529,9 @@ class Controller:
         self._accounts.commit(self.group.committed)
         for save in [save for save in self._whole if save.step <= self._accounts.progress.passed]:
             self._whole.remove(save)
+            if not self.group.on_line(save.step, save.generation):
+                self._saver.abandon(save, "its steps were rolled back")
+                continue
             self._accounts.flush(ledger=True, durable=self._durable)
             self._saver.commit(save)
 

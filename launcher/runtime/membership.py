@@ -414,6 +414,8 @@ class Membership:
         """Members of the present generation that did their part in it before they were gone."""
         self._ended = 0
         """All ranks of the present generation below this one had ended, so that the others need not be asked."""
+        self._formed_at: list[tuple[Generation, Step]] = []
+        """Of this term's generations, with which step each began."""
         self._saving: set[tuple[Step, Generation]] = set()
         self._saved = checkpoint or Step(0)
         self._unsaved = (Step(0), "")
@@ -446,6 +448,10 @@ class Membership:
             least = min((self._applied(worker) for worker in self.current.ranks), default=0)
             self._committed = max(self._committed, Step(least))
         return self._committed
+
+    def on_line(self, step: Step, generation: Generation) -> bool:
+        """Whether this generation's step is one that later generations go on from; else it was rolled back and computed again."""
+        return all(step <= start for later, start in self._formed_at if later > generation)
 
     def _applied(self, worker: WorkerId) -> int:
         peer = self.peers.get(worker)
@@ -697,6 +703,7 @@ class Membership:
         self.current, self.proposal, self.phase = proposal.formation, None, Phase.TRAINING
         self.held, self._attempts, self._roster, self._done, self._ended = False, 0, (), {}, 0
         assert proposal.step is not None
+        self._formed_at.append((self.generation, proposal.step))
         gone = tuple(worker for worker in proposal.leaving if worker in self.peers)
         for worker in gone:
             del self.peers[worker]

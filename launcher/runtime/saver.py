@@ -48,6 +48,7 @@ class Saver:
         self._parts: dict[Save, dict[int, CheckpointPart]] = {}
         """Of those that are not whole yet."""
         self._whole: dict[Save, list[CheckpointPart]] = {}
+        self._start = Step(0)
         self._void = Generation(0)
         """What a generation up to this one has not saved whole will never be: a member is gone."""
         self._done: set[Save] = set()
@@ -61,14 +62,16 @@ class Saver:
 
     def done(self, save: Save) -> bool:
         """Whether it is decided: whoever still speaks of it may forget it, and nobody before. A saved step needs no second save."""
-        return save in self._done or save.step in self._steps or (save.generation <= self._void and save not in self._pending())
+        if save in self._done or save.step in self._steps or save.step < self._start:
+            return True
+        return save.generation <= self._void and save not in self._pending()
 
     def _pending(self) -> set[Save]:
         return {*self._parts, *self._whole, *self._committing}
 
-    def begin_term(self, term: Term, steps: Iterable[Step]) -> None:
-        """`steps`: of which the lineage has checkpoints. What an earlier term had begun is of another line."""
-        self.term, self._steps = term, set(steps)
+    def begin_term(self, term: Term, start: Step, steps: Iterable[Step]) -> None:
+        """The term goes on from `start`; `steps`: of which the lineage has checkpoints. What an earlier term had begun is of another line."""
+        self.term, self._start, self._steps = term, start, set(steps)
         self._parts, self._whole, self._taken_over = {}, {}, {}
 
     def begins(self, save: Save) -> bool:
@@ -147,7 +150,7 @@ class Saver:
 
     def abandon(self, save: Save, detail: str) -> None:
         """A part could not be written: this checkpoint will not be; the next boundary saves again."""
-        if self._parts.pop(save, None) is not None:
+        if self._parts.pop(save, None) is not None or self._whole.pop(save, None) is not None:
             self._taken_over.pop(save, None)
             self._committing.add(save)
             term = self.term

@@ -251,6 +251,9 @@ class Controller(Officer):
             self.recorder.steps(message["row"], first=message["first"], generation=generation_of(message), batch=BATCH)
         for save in [save for save in self.whole if save[0] <= self.rows.passed]:
             self.whole.remove(save)
+            if not self.membership.on_line(Step(save[0]), Generation(save[1])):
+                self.saver.abandon(save, "its steps were rolled back")
+                continue
             self._flush_then_commit(save)
 
     # time

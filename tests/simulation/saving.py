@@ -144,8 +144,8 @@ class Saver:
         self._owner.post(self._owner.save_decided, save, failure)
 
     def abandon(self, save: Save, detail: str) -> None:
-        if self._parts.pop(save, None) is not None:
-            self._done.add(save)
+        if self._parts.pop(save, None) is not None or self._whole.pop(save, None) is not None:
+            self._committing.add(save)
             self._owner.writer.submit(lambda: self._decide(save, detail))
 
     def abandon_unfinished(self, detail: str, older_than: float = float("inf")) -> None:

@@ -133,6 +133,14 @@ def test_all_leave_and_the_most_advanced_survivors_give_the_state() -> None:
     assert (commit.donors, commit.receivers, commit.step, commit.again) == ((1,), (0,), 5, True)
 
 
+def test_a_step_that_only_the_lost_one_had_is_not_of_the_line() -> None:
+    group = training(A, B)
+    play(group, m.Applied(A, G1, Step(5)), m.Gone(A, "it died"), m.Left(B, G1, Step(4)), m.Prepared(B, G2), m.Formed(B, G2, Step(4)))
+    assert group.on_line(Step(4), G1)
+    assert not group.on_line(Step(5), G1)
+    assert group.on_line(Step(5), G2)
+
+
 def test_who_dies_while_the_others_leave_is_not_waited_for() -> None:
     group = training(A, B, C)
     play(group, m.Gone(A, "it died"), m.Left(B, G1, Step(4)))

@@ -261,7 +261,7 @@ def test_a_step_given_up_in_one_generation_is_saved_in_the_next_from_its_parts_a
     store_chunks(run)
     saver.begins(FIRST)
     saver.take(part(0))
-    saver.abandon_unfinished("a worker was lost")
+    saver.abandon_unfinished(Generation(1), "a worker was lost")
     assert decided == [(FIRST, "a worker was lost")]
     assert saver.begins(SECOND)
     assert not saver.take(part(1)), "a late part of the generation that is gone counts for nothing"
@@ -272,12 +272,30 @@ def test_a_step_given_up_in_one_generation_is_saved_in_the_next_from_its_parts_a
     assert len(run.names("checkpoints")) == 1
 
 
+def test_what_is_whole_but_not_committed_yet_is_not_abandoned(run: RunStore, saver: Saver, decided: Decided) -> None:
+    store_chunks(run)
+    saver.begins(FIRST)
+    assert take_all(saver, 1)
+    saver.abandon_unfinished(Generation(1), "a worker was lost")
+    assert decided == []
+    saver.commit(FIRST)
+    assert decided == [(FIRST, "")]
+
+
+def test_a_part_that_comes_after_its_generation_was_given_up_begins_nothing(saver: Saver, decided: Decided) -> None:
+    saver.abandon_unfinished(Generation(1), "a worker was lost")
+    assert saver.done(FIRST), "whoever has a part may forget it"
+    assert not saver.begins(FIRST)
+    assert saver.begins(SECOND)
+    assert decided == []
+
+
 def test_what_is_whole_is_not_abandoned_and_needs_no_second_save(run: RunStore, saver: Saver, decided: Decided) -> None:
     store_chunks(run)
     saver.begins(FIRST)
     assert take_all(saver, 1)
     saver.commit(FIRST)
-    saver.abandon_unfinished("a worker was lost")
+    saver.abandon_unfinished(Generation(1), "a worker was lost")
     assert decided == [(FIRST, "")]
     assert saver.done(SECOND)
     assert not saver.begins(SECOND)

@@ -107,8 +107,9 @@ def test_parts_and_failures_of_a_checkpoint_are_kept_for_the_next_controller(des
     )
     reporter = Reporter(desk, None)
     reporter.saved(part)
-    reporter.save_failed(6, OSError("disk full"))
+    reporter.save_failed(6, 1, OSError("disk full"))
     (saved, kept), (failed, also_kept) = desk.said
+    assert saved["generation"] == 1
     assert (saved["kind"], saved["step"], CheckpointPart.from_json(saved["part"])) == ("saved", 5, part)
     assert failed == {"kind": "save_failed", "step": 6, "generation": 1, "detail": "disk full"}
     assert kept

@@ -18,14 +18,16 @@ def crash() -> Timeline:
     line.committed(G2, 101.0)
     line.formed_by(A, {"connect_s": 0.25, "move_s": 0.5, "pause_s": 2.0})
     line.formed_by(C, {"connect_s": 0.125, "move_s": 0.75, "pause_s": 99.0})
-    line.formed((A, C), Step(40), 102.0, hold=False)
+    line.formed(G2, (A, C), Step(40), 102.0, hold=False)
     return line
 
 
 def test_a_change_is_told_from_the_notice_to_the_first_step_of_all() -> None:
     line = crash()
-    assert not line.stepped(A, G2, 102.5)
-    assert line.stepped(C, G2, 103.0)
+    line.stepped(A, G2, 102.5)
+    assert not line.complete
+    line.stepped(C, G2, 103.0)
+    assert line.complete
     assert line.facts() == {
         "cause": "lost",
         "reason": "worker w1 died",
@@ -48,15 +50,15 @@ def test_a_change_is_told_from_the_notice_to_the_first_step_of_all() -> None:
 
 def test_a_step_counts_once_in_its_own_generation_and_after_it_was_formed() -> None:
     line = Timeline(cause="grow", reason="", begun_at=0.0, before=(A,))
-    assert not line.stepped(A, Generation(1), 1.0), "nothing is committed"
+    line.stepped(A, Generation(1), 1.0)
     line.committed(G2, 1.0)
-    assert not line.stepped(A, G2, 1.5), "not all have formed it"
-    line.formed((A, B), Step(3), 2.0, hold=False)
-    assert not line.stepped(A, Generation(1), 2.5)
-    assert not line.stepped(A, G2, 3.0)
-    assert not line.stepped(A, G2, 3.5)
-    assert line.stepped(B, G2, 4.0)
-    assert not line.stepped(B, G2, 5.0)
+    line.stepped(A, G2, 1.5)
+    assert not line.complete, "not all have formed it, though a first step may be heard before"
+    line.formed(G2, (A, B), Step(3), 2.0, hold=False)
+    line.stepped(B, Generation(1), 2.5)
+    assert not line.complete
+    line.stepped(B, G2, 4.0)
+    assert line.complete
     assert line.facts()["first_step_s"] == 2.0
 
 
@@ -77,7 +79,7 @@ def test_what_is_not_known_is_null() -> None:
     }
     line.committed(G2, 12.0)
     line.formed_by(B, {"connect_s": None, "move_s": 0.25, "pause_s": None})
-    line.formed((A, B), Step(3), 13.0, hold=False)
+    line.formed(G2, (A, B), Step(3), 13.0, hold=False)
     facts = line.facts()
     assert (facts["agree_s"], facts["form_s"], facts["pause_s"], facts["total_s"]) == (2.0, None, None, None)
 
@@ -85,7 +87,7 @@ def test_what_is_not_known_is_null() -> None:
 def test_a_group_that_only_holds_is_done_when_it_is_formed() -> None:
     line = Timeline(cause="lost", reason="", begun_at=100.0, before=(A, B), detect_s=1.0)
     line.committed(G2, 101.0)
-    line.formed((A,), Step(40), 102.0, hold=True)
+    line.formed(G2, (A,), Step(40), 102.0, hold=True)
     facts = line.facts()
     assert (facts["total_s"], facts["first_step_s"]) == (3.0, None)
 
