@@ -43,6 +43,7 @@ class Pool:
     def add(self) -> RayNode:
         log = self.project.ray_folder / f"node-{len(self.nodes)}.log"
         self.nodes.append(RayNode(self.address, log, environment=self.environment, num_gpus=1))
+        self.nodes[-1].wait()  # two that start at once would take each other's ports
         return self.nodes[-1]
 
     def node_of(self, pid: int) -> RayNode:
@@ -115,7 +116,7 @@ def test_without_capacity_the_run_waits_with_the_reason_and_fails_at_its_deadlin
     project = pool.project
     pool.add()
     pool.add()
-    run, before = begin(project, "2..2", "gpu=1", "resources.device=cpu", "elastic.capacity_timeout_s=12")
+    run, before = begin(project, "2..2", "gpu=1", "resources.device=cpu", "elastic.capacity_timeout_s=45")
     pool.node_of(pids(before)[1]).kill()
     held = waits(project, run)
     assert held["state"] == "RESIZING"
