@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from launcher.core.errors import UserCodeError
 from launcher.training.batch import share
-from launcher.training.gradient_exchange import cut_into_buckets, dtype_of_sums, wait_for_the_end
+from launcher.training.gradient_exchange import BucketedExchange, cut_into_buckets
 from launcher.training.reduction_tree import Subtree, TreeSum, subtrees_of
 
 if TYPE_CHECKING:
@@ -142,51 +142,27 @@ def _flat(tensor: Tensor) -> Tensor:
     return tensor.as_strided((tensor.numel(),), (1,))
 
 
-class ExactExchange:
+class ExactExchange(BucketedExchange[ExactBucket]):
     """The gradients of one generation after the other, one shard a backward pass. A parameter without a gradient counts as zero."""
 
     per_shard: ClassVar[bool] = True
 
     def __init__(self, parameters: list[nn.Parameter], collective: Collective, *, shards: int) -> None:
         """`shards`: V. The collective has at most as many ranks."""
-        self._parameters = parameters
-        self.dtype = dtype_of_sums(parameters)
-        """Of everything that is summed."""
+        super().__init__(parameters, collective)
         self._shards = shards
-        self._buckets: list[ExactBucket] = []
-        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
         self._next = 0
         """The shard of this rank whose backward pass comes next."""
         self._pending = False
         """Whether a shard's gradients are, or will be, in the parameters."""
-        self._sent = 0
-        self._armed = False
-        self._laid_out = False
         self.use(collective)
 
-    @property
-    def world_size(self) -> int:
-        return self._collective.world_size
-
-    @property
-    def alone(self) -> bool:
-        return self.world_size == 1
-
     def use(self, collective: Collective) -> None:
-        """Go on in another generation, of any world size. The one before was left, or has no call under way."""
-        self._armed = False
+        super().use(collective)
         for bucket in self._buckets:
-            wait_for_the_end(bucket.work)
-            bucket.work = None
             bucket.segments = None
-        self._collective = collective
         self._own = share(self._shards, collective.world_size, collective.rank)
         self._laid_out = False
-
-    def close(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
 
     def begin_step(self) -> None:
         for parameter in self._parameters:
@@ -249,7 +225,7 @@ class ExactExchange:
             bucket = ExactBucket(members, tail if index == len(pending) - 1 else 0, self.dtype, self._shards)
             self._buckets.append(bucket)
             for parameter in members:
-                self._hooks.append(parameter.register_post_accumulate_grad_hook(partial(self._ready, index, bucket)))  # type: ignore[no-untyped-call] # untyped in torch
+                parameter.register_post_accumulate_grad_hook(partial(self._ready, index, bucket))  # type: ignore[no-untyped-call] # untyped in torch
 
     def _lay_out(self) -> None:
         owned = [subtrees_of(share(self._shards, self.world_size, rank), self._shards) for rank in range(self.world_size)]

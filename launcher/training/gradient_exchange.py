@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -80,19 +80,23 @@ def _like(parameter: nn.Parameter, piece: Tensor) -> Tensor:
     return piece.as_strided(parameter.size(), parameter.stride())
 
 
-class GradientExchange:
-    """The gradients of one generation after the other. A parameter without a gradient counts as zero, at every world size."""
+class Travels(Protocol):
+    work: Work | None
+    """Under way; None while there is none."""
 
-    per_shard: ClassVar[bool] = False
+
+B = TypeVar("B", bound=Travels)
+
+
+class BucketedExchange(Generic[B]):
+    """What exchanges have in common: the collective of the present generation, and buckets that stay from one to the next."""
 
     def __init__(self, parameters: list[nn.Parameter], collective: Collective) -> None:
         self._parameters = parameters
         self.dtype = dtype_of_sums(parameters)
         """Of everything that is summed."""
         self._collective = collective
-        self._buckets: list[Bucket] = []
-        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
-        self._sums: Tensor | None = None
+        self._buckets: list[B] = []
         self._sent = 0
         self._armed = False
 
@@ -111,6 +115,16 @@ class GradientExchange:
             wait_for_the_end(bucket.work)
             bucket.work = None
         self._collective = collective
+
+
+class GradientExchange(BucketedExchange[Bucket]):
+    """The gradients of one generation after the other. A parameter without a gradient counts as zero, at every world size."""
+
+    per_shard: ClassVar[bool] = False
+
+    def __init__(self, parameters: list[nn.Parameter], collective: Collective) -> None:
+        super().__init__(parameters, collective)
+        self._sums: Tensor | None = None
 
     def begin_step(self) -> None:
         for parameter in self._parameters:
@@ -158,7 +172,7 @@ class GradientExchange:
             bucket = Bucket(members, tail if index == len(pending) - 1 else 0, self.dtype)
             self._buckets.append(bucket)
             for parameter, view in zip(members, bucket.views, strict=True):
-                self._hooks.append(parameter.register_post_accumulate_grad_hook(partial(self._ready, bucket, view)))  # type: ignore[no-untyped-call] # untyped in torch
+                parameter.register_post_accumulate_grad_hook(partial(self._ready, bucket, view))  # type: ignore[no-untyped-call] # untyped in torch
 
     def _ready(self, bucket: Bucket, view: Tensor, parameter: Any) -> None:
         if not self._armed:
