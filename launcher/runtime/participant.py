@@ -208,11 +208,6 @@ class Participant:
             self.applied = Step(0)  # a fresh start: what it built is the state of all
         return going
 
-    def receiving(self, *, whole: bool) -> None:
-        """Its own state is being overwritten (`whole` False): until all has arrived, it holds none."""
-        if not whole:
-            self.applied = None
-
     def holds(self, step: Step) -> list[Action]:
         """The state of the generation it is in has arrived, or it had it."""
         self.applied, self.formed, self.formed_at = step, True, step

@@ -25,6 +25,7 @@ from launcher.spec.job import JobSpec
 from launcher.spec.status import JobState
 from launcher.training.batch import share
 
+POLICY_INTERVAL_S = 0.25
 PLACED_S = 10.0
 """A worker that Ray has not placed for so long waits for capacity; longer where it needs none but the time to start a process."""
 UNHURRIED_S = 60.0
@@ -96,7 +97,7 @@ class Steering:
     def tick(self, now: float) -> None:
         self._look_after(now)
         if now >= self._due:
-            self._due = now + 0.25
+            self._due = now + POLICY_INTERVAL_S
             self._show_state(now)
             self._steer(now)
         for worker, until in list(self._released.items()):

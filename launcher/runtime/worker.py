@@ -1,7 +1,7 @@
 """One worker: a process that builds the job's Trainer, goes into the generations that it is called into, and reports.
 
-Three kinds of threads: the main one trains and is the only one that touches torch's state; the link's two carry messages
-and the heartbeat, whatever the main one does, and others connect to the next generation's ranks meanwhile; Ray's answer `attach`.
+The main thread trains and is the only one that touches torch's state. The link's two carry messages and the heartbeat, whatever
+the main one does; Ray's answer `attach`; others connect to the next generation's ranks, close old groups and look for orphanhood.
 What to do with a message is decided by participant.py, under one lock.
 
 Without a controller it goes on to the next checkpoint boundary and waits there for a new one to attach; when nothing has

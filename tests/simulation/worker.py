@@ -255,7 +255,6 @@ class Worker(Process):
         if rank in going.donors and newcomer and part.applied == 0:
             self.state = self.cluster.states.fresh(self.name)
         if rank in going.receivers and newcomer:
-            part.receiving(whole=False)
             self.state = None
         group.enter(self, rank)
 

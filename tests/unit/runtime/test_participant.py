@@ -117,7 +117,6 @@ def test_a_state_that_arrived_in_part_is_none() -> None:
     worker.connected(G1)
     worker.commit(going(G1, receivers=(1,), step=Step(5)))
     worker.enter()
-    worker.receiving(whole=False)
     assert worker.came_out() == [p.SayLeft(G1, None)]
 
 
