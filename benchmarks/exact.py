@@ -1,8 +1,9 @@
 """What exact mode costs: `python -m benchmarks.exact`. docs/benchmarks.md says how to read it.
 
 The training engine alone, without Ray: each rank is a process that holds the same job three times and computes short blocks of
-steps of each in turn, on one CPU thread (exact mode's default). With elastic.exact=true; without, but one shard at a time as well (trainer.fuse=off), which leaves the price
-of the order of additions and of deterministic algorithms; and as it is by default, which shows the whole price.
+steps of each in turn, on one CPU thread (exact mode's default). With elastic.exact=true; without, but one shard at a time as well
+(trainer.fuse=off), which leaves the price of the order of additions and of deterministic algorithms; and as it is by default, which
+shows the whole price.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from benchmarks.port_store import PortStore
 from benchmarks.report import Figure, against_itself, compare, finish
 from benchmarks.sandbox import ROOT, CommandFailed
 from benchmarks.throughput import BATCH, MICRO_BATCH, Case
@@ -130,27 +131,6 @@ class Seconds:
         return len(counted) / sum(counted)
 
 
-class PortStore:
-    """Where the ranks of a benchmark find each other."""
-
-    def __init__(self, port: int, rank: int) -> None:
-        from torch.distributed import TCPStore
-
-        self._store = TCPStore("127.0.0.1", port, is_master=rank == 0, wait_for_workers=False, timeout=timedelta(seconds=300))
-
-    def set(self, key: str, value: bytes) -> None:
-        self._store.set(key, value)
-
-    def get(self, key: str, timeout_s: float) -> bytes:
-        from torch.distributed import DistStoreError
-
-        try:
-            self._store.wait([key], timedelta(seconds=max(timeout_s, 0.001)))
-        except DistStoreError as error:
-            raise TimeoutError(key) from error
-        return bytes(self._store.get(key))
-
-
 def train(case: Case, rank: int, port: int, rounds: int, answers: Any) -> None:
     """One rank; rank 0 answers with steps a second of each block."""
     import torch
@@ -162,7 +142,7 @@ def train(case: Case, rank: int, port: int, rounds: int, answers: Any) -> None:
     from launcher.training.collective import Collective
     from launcher.training.trainer import Trainer
 
-    store = PortStore(port, rank)
+    store = PortStore(port, serves=rank == 0)
     collective = Collective.form(store, generation=1, rank=rank, world_size=case.workers, device="cpu", timeout_s=300.0)
     steps, skipped = BLOCK_STEPS[case.model], SKIPPED[case.model]
     length = (rounds + 2) * (steps + skipped)

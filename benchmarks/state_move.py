@@ -13,10 +13,10 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from benchmarks.port_store import PortStore
 from benchmarks.report import Bar, against_itself, compare, finish
 from benchmarks.sandbox import in_turn
 
@@ -71,34 +71,13 @@ def measure(mb: int, pairs: int, behind: bool) -> dict[str, list[float]]:
     return found
 
 
-class _Store:
-    """A KeyValueStore over TCP."""
-
-    def __init__(self, port: int) -> None:
-        import torch.distributed as dist
-
-        self._client = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=HANG_S))
-
-    def set(self, key: str, value: bytes) -> None:
-        self._client.set(key, value)
-
-    def get(self, key: str, timeout_s: float) -> bytes:
-        import torch.distributed as dist
-
-        try:
-            self._client.wait([key], timedelta(seconds=max(timeout_s, 0.001)))
-        except dist.DistStoreError as error:
-            raise TimeoutError(key) from error
-        return self._client.get(key)
-
-
 def _rank(rank: int, port: int, mb: int, pairs: int, behind: bool, answers: Any) -> None:
     import torch
 
     from launcher.training.collective import Collective
 
     torch.set_num_threads(1)
-    collective = Collective.form(_Store(port), generation=1, rank=rank, world_size=2, device="cpu", timeout_s=HANG_S)
+    collective = Collective.form(PortStore(port, patience_s=HANG_S), generation=1, rank=rank, world_size=2, device="cpu", timeout_s=HANG_S)
     flag = torch.ones(1)
     block = torch.ones(mb * 10**6, dtype=torch.uint8)
 

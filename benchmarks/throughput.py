@@ -9,7 +9,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ BATCH, MICRO_BATCH = 64, 16
 LOG_EVERY_STEPS = 10
 WARM_UP_S = 3.0
 START_S = 180.0
-PEER = "torchrun + DDP"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with Sandbox() as sandbox:
         ray = sandbox.ray_folder("r")
         for case in cases:
-            figures += measure(sandbox, ray, case, pairs, block_s)
+            figures += measure(sandbox, ray, case, pairs, block_s, peer=DDP, bar=case.bar, name=case.name)
     settings = {
         "benchmark": "throughput",
         "pairs": pairs,
@@ -105,22 +104,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return finish(figures, settings, options.output)
 
 
-def measure(sandbox: Sandbox, ray: Path, case: Case, pairs: int, block_s: float) -> list[Figure]:
+@dataclass(frozen=True)
+class Peer:
+    name: str
+    command: Callable[[Case], list[str]]
+    """What runs a case, but for the options that all peers take."""
+
+
+def with_torchrun(case: Case) -> list[str]:
+    return ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(case.workers), "-m", "benchmarks.peers.ddp"]
+
+
+DDP = Peer("torchrun + DDP", with_torchrun)
+
+
+def measure(sandbox: Sandbox, ray: Path, case: Case, pairs: int, block_s: float, *, peer: Peer, bar: Bar, name: str) -> list[Figure]:
     # The very first of each is longer (Ray starts, files come from the disk): it tells how many steps a block needs, no more.
     trial = max(2 * LOG_EVERY_STEPS, 100)
     ours(sandbox, ray, case, trial, warm_up_s=0)
-    rate = theirs(sandbox, case, trial, warm_up_s=0)
+    rate = theirs(sandbox, case, peer, trial, warm_up_s=0)
     steps = int(rate * (block_s + WARM_UP_S)) // LOG_EVERY_STEPS * LOG_EVERY_STEPS + 2 * LOG_EVERY_STEPS
     found = in_turn(
         pairs,
         {
             case.name: lambda: ours(sandbox, ray, case, steps, warm_up_s=WARM_UP_S),
-            PEER: lambda: theirs(sandbox, case, steps, warm_up_s=WARM_UP_S),
+            peer.name: lambda: theirs(sandbox, case, peer, steps, warm_up_s=WARM_UP_S),
         },
         lambda text: print(text, file=sys.stderr, flush=True),
     )
-    same = against_itself(case.name, "steps/s", PEER, found[PEER], more_is_better=True)
-    figure = compare(case.name, "steps/s", found[case.name], PEER, found[PEER], case.bar, more_is_better=True)
+    same = against_itself(name, "steps/s", peer.name, found[peer.name], more_is_better=True)
+    figure = compare(name, "steps/s", found[case.name], peer.name, found[peer.name], bar, more_is_better=True)
     return [figure, *([same] if same else [])]
 
 
@@ -135,13 +148,12 @@ def ours(sandbox: Sandbox, ray: Path, case: Case, steps: int, *, warm_up_s: floa
     return steady_steps_per_s(points_of(records(runs / status["run_id"], "metrics")), warm_up_s=warm_up_s)
 
 
-def theirs(sandbox: Sandbox, case: Case, steps: int, *, warm_up_s: float) -> float:
-    """The same of one run of the plain script under torchrun."""
+def theirs(sandbox: Sandbox, case: Case, peer: Peer, steps: int, *, warm_up_s: float) -> float:
+    """The same of one run of a peer."""
     config = sandbox.folder / f"{case.name}.json"
     if not config.exists():
         config.write_text(json.dumps(configuration(sandbox, case)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(case.workers)]
-    command += ["-m", "benchmarks.peers.ddp", "--config", str(config), "--width", str(case.width)]
+    command = [sys.executable, *peer.command(case), "--config", str(config), "--width", str(case.width)]
     command += ["--steps", str(steps), "--threads", str(case.threads), "--log-every", str(LOG_EVERY_STEPS)]
     more = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(case.threads)}
     done = sandbox.run(command, timeout_s=limit(steps), more=more)

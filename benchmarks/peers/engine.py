@@ -12,11 +12,10 @@ import socket
 import sys
 import tempfile
 import time
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from benchmarks.exact import PortStore
+from benchmarks.port_store import PortStore
 
 
 class Points:
@@ -55,11 +54,8 @@ def train(config: str, rank: int, world_size: int, port: int, threads: int, ever
     from launcher.training.state_transfer import StateMove
     from launcher.training.trainer import Trainer
 
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    store = PortStore(port, rank)
-    collective = Collective.form(
-        store, generation=1, rank=rank, world_size=world_size, device="cpu", timeout_s=timedelta(minutes=10).total_seconds()
-    )
+    store = PortStore(port, serves=rank == 0)
+    collective = Collective.form(store, generation=1, rank=rank, world_size=world_size, device="cpu", timeout_s=600.0)
     with tempfile.TemporaryDirectory() as folder:
         observer: Any = Points(rank, every)
         trainer = Trainer(
@@ -75,10 +71,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--config", required=True)
     parser.add_argument("--workers", type=int, required=True)
+    parser.add_argument("--width", type=int, required=True, help="samples in a forward pass: the configuration's own")
+    parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--log-every", type=int, required=True)
     given = parser.parse_args()
-    config = Path(given.config).read_text()
+    document = json.loads(Path(given.config).read_text())
+    config = json.dumps({**document, "trainer": {**document["trainer"], "steps": given.steps}})
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
