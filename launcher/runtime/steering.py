@@ -129,12 +129,16 @@ class Steering:
                 self._change(join, leave, reason, now, hold=False)
             case scaling.Hold(_, reason) if not group.held:
                 self._change((), (), reason, now, hold=True)
+            case scaling.Noop("changing", _):
+                pass
+            case scaling.Noop("capacity", _) if not self._board.waiting_for:
+                pass  # nothing is missing but the time that workers take to start
             case scaling.Noop(topic, reason):
                 if topic == "settled":
                     self._asked_at = None
-                if topic not in (self._topic, "changing", "settled"):
+                elif topic != self._topic:
                     self._office.event("policy", reason=reason)
-                self._topic = topic if topic != "changing" else self._topic
+                self._topic = topic
 
     def _not_ready(self) -> list[Hand]:
         group = self._office.group
