@@ -90,8 +90,10 @@ class Group:
 
     def _answers(self, action: m.Action) -> list[m.Event]:
         match action:
-            case m.Prepare(formation, _, to):
-                return [m.Prepared(worker, formation.generation) for worker in to]
+            case m.Prepare(formation, _, to, leave):
+                before = Generation(formation.generation - 1)
+                left: list[m.Event] = [m.Left(worker, before, self.step) for worker in to if leave]
+                return [*left, *(m.Prepared(worker, formation.generation) for worker in to)]
             case m.Commit(formation, leaving, step=step):
                 formed: list[m.Event] = [
                     m.Formed(worker, formation.generation, step if step is not None else self.step) for worker in formation.ranks

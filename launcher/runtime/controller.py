@@ -346,7 +346,9 @@ class Controller:
     def _carry_out(self, action: m.Action) -> None:
         now, steering = self._clock.monotonic(), self._steering
         match action:
-            case m.Prepare(formation):
+            case m.Prepare(formation, leave=leave):
+                if leave:
+                    steering.health.asked(self.group.awaited, now)
                 if self._prepared is None or self._prepared[0] != formation.generation:
                     self._prepared = (formation.generation, now)
                     self.event("generation_prepared", to_generation=formation.generation, world_size=len(formation.ranks))
@@ -373,8 +375,8 @@ class Controller:
                 self._load(to)
             case m.GiveUp(worker, reason):
                 self._post(lambda: steering.lose(worker, reason, "evicted"))
-            case m.AbandonSaves():
-                self._saver.abandon_unfinished(self.group.number, "a worker of the generation that saved it is gone; it is saved again")
+            case m.AbandonSaves(up_to):
+                self._saver.abandon_unfinished(up_to, "a worker of the generation that saved it is gone; it is saved again")
             case m.Changed(formation, step=step):
                 self._generation = formation.generation
                 steering.changed(action, now)

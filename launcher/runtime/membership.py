@@ -4,7 +4,7 @@ docs/protocol.md has the protocol and what it assumes; participant.py is the wor
 
 ASSEMBLING   no generation was formed yet: workers start, warm up and, where there is a checkpoint, load it
 TRAINING     a generation is at work; a change of it may be prepared or committed meanwhile (`proposal`)
-LEAVING      a member is lost: all others were told to leave, and their answers are awaited
+LEAVING      a member is lost: all others were told to leave, and their answers are awaited; they may connect to each other meanwhile
 FORMING      the survivors form the next generation
 ENDED        nothing more follows
 """
@@ -284,6 +284,8 @@ class Prepare:
     formation: Formation
     leaving: tuple[WorkerId, ...]
     to: tuple[WorkerId, ...]
+    leave: bool = False
+    """Leave every generation before it first, at once, and say so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,6 +348,9 @@ class GiveUp:
 class AbandonSaves:
     """A member of the generation that was saving is gone: checkpoints that miss a part will never be whole."""
 
+    up_to: Generation
+    """Of this generation, or an earlier one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Changed:
@@ -406,6 +411,9 @@ class Membership:
         self._load = load
         self._checkpoint = checkpoint
         self._awaited: set[WorkerId] = set()
+        """Those that have not said that they left."""
+        self._left_up_to = NONE
+        """The generation up to which they were told to leave."""
         self._roster: tuple[WorkerId, ...] = ()
         """Who may hold the state while there is no generation, in the order of the ranks they had."""
         self._why = ("", "")
@@ -449,6 +457,11 @@ class Membership:
             self._committed = max(self._committed, Step(least))
         return self._committed
 
+    @property
+    def awaited(self) -> tuple[WorkerId, ...]:
+        """Those that were told to leave and have not said that they did."""
+        return tuple(worker for worker in self._roster if worker in self._awaited) if self.phase is Phase.LEAVING else ()
+
     def on_line(self, step: Step, generation: Generation) -> bool:
         """Whether this generation's step is one that later generations go on from; else it was rolled back and computed again."""
         return all(step <= start for later, start in self._formed_at if later > generation)
@@ -469,7 +482,7 @@ class Membership:
     def outstanding(self) -> list[Action]:
         """Orders that were not answered yet, to be said again: each may be carried out any number of times."""
         if self.phase is Phase.LEAVING:
-            return [Leave(self.number, tuple(worker for worker in self._roster if worker in self._awaited))]
+            return self._outstanding_to_leave()
         proposal = self.proposal
         if proposal is None and self._load and self.phase is Phase.ASSEMBLING:
             unloaded = tuple(worker for worker, peer in self.peers.items() if peer.ready and peer.applied is None)
@@ -480,6 +493,15 @@ class Membership:
         if proposal.committed is None:
             return [Prepare(proposal.formation, proposal.leaving, to)]
         return [replace(proposal.committed, to=to)]
+
+    def _outstanding_to_leave(self) -> list[Action]:
+        ranks = dict.fromkeys(self.proposal.formation.ranks if self.proposal is not None else ())
+        others = tuple(worker for worker in self.awaited if worker not in ranks)
+        actions: list[Action] = [Leave(self._left_up_to, others)] if others else []
+        if self.proposal is not None:
+            to = tuple(worker for worker in ranks if worker in self._awaited or worker in self.proposal.missing)
+            actions += [Prepare(self.proposal.formation, (), to, leave=True)] if to else []
+        return actions
 
     # taking over
 
@@ -598,20 +620,28 @@ class Membership:
         return self._propose(ranks, leave, planned=True, cause=wanted.cause, reason=wanted.reason, hold=hold)
 
     def _propose(
-        self, ranks: Sequence[WorkerId], leaving: tuple[WorkerId, ...], *, planned: bool, cause: str, reason: str, hold: bool
+        self,
+        ranks: Sequence[WorkerId],
+        leaving: tuple[WorkerId, ...],
+        *,
+        planned: bool,
+        cause: str,
+        reason: str,
+        hold: bool,
+        leave: bool = False,
     ) -> list[Action]:
         self.number = Generation(self.number + 1)
         formation = Formation(self.number, tuple(ranks))
         self.proposal = Proposal(formation, leaving, planned, cause, reason, hold)
         self.proposal.missing = set(self.proposal.everybody)
-        return [Prepare(formation, leaving, self.proposal.everybody)]
+        return [Prepare(formation, leaving, self.proposal.everybody, leave)]
 
     def _prepared(self, worker: WorkerId, generation: Generation) -> list[Action]:
         proposal = self.proposal
         if proposal is None or proposal.committed is not None or proposal.formation.generation != generation:
             return []
         proposal.missing.discard(worker)
-        return self._commit(proposal) if self._all_acknowledged(proposal) else []
+        return self._commit(proposal) if self._all_acknowledged(proposal) and self.phase is not Phase.LEAVING else []
 
     @staticmethod
     def _all_acknowledged(proposal: Proposal) -> bool:
@@ -669,6 +699,9 @@ class Membership:
         proposal = self.proposal
         if proposal is None or proposal.committed is not None or proposal.formation.generation != generation:
             return []
+        if self.phase is Phase.LEAVING:
+            self.proposal = None  # whoever does not come out is given up; then the others begin anew
+            return []
         late = [worker for worker in proposal.everybody if worker in proposal.missing]
         if not proposal.planned:
             return self._try_again(late[-1], "it did not connect in time")
@@ -716,6 +749,8 @@ class Membership:
         peer = self.peers.pop(worker)
         if self.phase is Phase.LEAVING:
             self._awaited.discard(worker)
+            if self.proposal is not None and worker in self.proposal.formation.ranks:
+                self.proposal = None
             return self._reform() if not self._awaited else []
         inside = self.current is not None and worker in self.current.ranks
         if inside and peer.outcome is not None and peer.outcome[0] == self.generation and peer.outcome[1] is not Outcome.HELD:
@@ -725,19 +760,35 @@ class Membership:
         if proposal is not None and worker in proposal.everybody:
             if proposal.committed is None and proposal.planned and not inside:
                 return self._withdraw()
-            return self._recover(cause, reason)
-        return self._recover(cause, reason) if inside else []
+            return self._recover(cause, reason, at_once=proposal.committed is None)
+        return self._recover(cause, reason, at_once=True) if inside else []
 
-    def _recover(self, cause: str, reason: str) -> list[Action]:
-        """All out, so that what each one holds is certain; then the survivors form the next generation."""
+    def _recover(self, cause: str, reason: str, *, at_once: bool = False) -> list[Action]:
+        """All out, so that what each one holds is certain; then the survivors form the next generation.
+
+        `at_once`: the members of the present generation connect to each other while they leave it: all of them hold its state, and
+        the one that was lost is known.
+        """
+        members = self.current.ranks if at_once and self.current is not None else ()
         involved = list(dict.fromkeys((*self.ranks, *(self.proposal.everybody if self.proposal is not None else ()))))
         living = tuple(worker for worker in involved if worker in self.peers)
         self._roster = living
         self._awaited = set(living)
         self._save_again = self._save_again or bool(self._saving)
         self._why = (cause, reason)
+        self._left_up_to = self.number
         self.current, self.proposal, self.phase, self.held, self._done = None, None, Phase.LEAVING, False, {}
-        return [AbandonSaves(), *([Leave(self.number, living)] if living else self._reform())]
+        abandon = AbandonSaves(self.number)
+        if not living:
+            return [abandon, *self._reform()]
+        survivors = tuple(worker for worker in members if worker in self.peers)
+        if not survivors:
+            return [abandon, Leave(self.number, living)]
+        staying = set(survivors)
+        others = tuple(worker for worker in living if worker not in staying)
+        leave = [Leave(self.number, others)] if others else []
+        regroup = self._propose(survivors, (), planned=False, cause=cause, reason=reason, hold=False, leave=True)
+        return [abandon, *leave, *regroup]
 
     def _try_again(self, worker: WorkerId, detail: str) -> list[Action]:
         self._attempts += 1
@@ -750,7 +801,7 @@ class Membership:
     def _left(self, worker: WorkerId, generation: Generation, applied: Step | None) -> list[Action]:
         peer = self.peers[worker]
         if self.phase is Phase.LEAVING:
-            if worker not in self._awaited or generation < self.number:
+            if worker not in self._awaited or generation < self._left_up_to:
                 return []
             peer.applied = applied
             self._awaited.discard(worker)
@@ -766,10 +817,15 @@ class Membership:
     def _reform(self) -> list[Action]:
         holders = [worker for worker in self._roster if worker in self.peers and self.peers[worker].applied is not None]
         if max((self._applied(worker) for worker in holders), default=-1) < max(self._committed, self._saved):
+            self.proposal = None
             return [AllLost(self._why[1])]  # also where a newcomer holds what it loaded: that is behind what the run has
         self.phase = Phase.FORMING
         cause, reason = self._why
         hold = len(holders) < self.minimum and not self.stopping
+        begun = self.proposal
+        if begun is not None and begun.formation.ranks == tuple(holders):
+            begun.hold = hold
+            return self._commit(begun) if self._all_acknowledged(begun) else []
         return self._propose(holders, (), planned=False, cause=cause, reason=reason, hold=hold)
 
     # the end

@@ -16,9 +16,9 @@ def messages(order: Order) -> Iterator[tuple[WorkerId, JsonObject]]:
     What is the same for several is one object: it is put into words once.
     """
     match order:
-        case m.Prepare(formation, _, to):
+        case m.Prepare(formation, _, to, leave):
             ranks = {worker: rank for rank, worker in enumerate(formation.ranks)}
-            shape: JsonObject = {"kind": "prepare", "generation": formation.generation, "world_size": len(formation.ranks)}
+            shape: JsonObject = {"kind": "prepare", "generation": formation.generation, "world_size": len(formation.ranks), "leave": leave}
             for worker in to:
                 yield worker, {**shape, "rank": ranks.get(worker)}
         case m.Commit():

@@ -138,14 +138,16 @@ class Participant:
 
     # orders
 
-    def prepare(self, seat: Seat) -> list[Action]:
+    def prepare(self, seat: Seat, *, leave: bool = False) -> list[Action]:
+        """`leave`: out of everything before it, without waiting for that to be done."""
         if self.released:
             return []
         if self.pending is not None and seat.generation == self.pending.generation:
-            return [SayPrepared(seat.generation)] if self._connected else []
+            left: list[Action] = [SayLeft(self._told_to_leave, self.applied)] if leave and not self.inside else []
+            return [*left, *([SayPrepared(seat.generation)] if self._connected else [])]
         if seat.generation <= self._seen:
             return []
-        dropped = self._drop()
+        dropped = self.leave(Generation(seat.generation - 1)) if leave else self._drop()
         self.pending, self._seen = seat, seat.generation
         if seat.rank is None:
             self._connected = True
@@ -227,9 +229,9 @@ class Participant:
         return [SayEnded(self.seat.generation, outcome), *self._left_meanwhile()]
 
     def came_out(self) -> list[Action]:
-        """The collective broke, or was cut off. A change that was under way comes to nothing: the controller begins it anew."""
+        """The collective was cut off, or broke. Where it broke, a change that was under way comes to nothing: the controller begins it anew."""
         self.inside = self.formed = False
-        dropped = self._drop()
+        dropped = self._drop() if self._told_to_leave < self.seat.generation else []
         return [*dropped, SayLeft(max(self._told_to_leave, self.seat.generation), self.applied), *([Finish()] if self.released else [])]
 
     # for the controller: in every heartbeat, and for one that takes over

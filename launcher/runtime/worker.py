@@ -183,7 +183,8 @@ class Worker:
                 case "term":
                     self._term = max(self._term, message["term"])
                 case "prepare":
-                    self._carry_out(self._me.prepare(p.Seat(message["generation"], message["rank"], message["world_size"])))
+                    seat = p.Seat(message["generation"], message["rank"], message["world_size"])
+                    self._carry_out(self._me.prepare(seat, leave=message["leave"]))
                 case "commit":
                     self._carry_out(self._me.commit(_going(message)))
                 case "withdraw":

@@ -196,7 +196,7 @@ class Controller(Officer):
             self.cluster.check.proposed(self, formation, order.leaving)
         places = {worker: rank for rank, worker in enumerate(formation.ranks)}
         for worker in order.to:
-            self._tell((worker,), ("prepare", formation.generation, places.get(worker), len(formation.ranks)))
+            self._tell((worker,), ("prepare", formation.generation, places.get(worker), len(formation.ranks), order.leave))
 
     def _commit_change(self, order: m.Commit) -> None:
         self.cluster.check.decided(self, order)
@@ -267,10 +267,8 @@ class Controller(Officer):
             if worker in self.links and now - self.heard_at[worker] > SILENT_S:
                 self._lost(worker, f"{worker} is silent", "silent")
         if membership.phase is Phase.LEAVING and now - self.leaving_since > LEAVE_S:
-            for order in membership.outstanding():
-                if isinstance(order, m.Leave):
-                    for worker in order.to:
-                        self._lost(worker, f"{worker} does not come out", "evicted")
+            for worker in membership.awaited:
+                self._lost(worker, f"{worker} does not come out", "evicted")
         proposal = membership.proposal
         if proposal is not None and proposal.committed is None and now - self.prepared_at[1] > PREPARE_S:
             self._handle(m.Expired(proposal.formation.generation))

@@ -14,6 +14,7 @@ EXPECTED = {
     "controller assembling": "Applied ChangeWanted Corrupt Gone Left Loaded Prepared Ready SaveDecided SaveStarted Started StopWanted",
     "controller forming committed": "Applied ChangeWanted Ended Formed Gone Left Prepared Ready SaveDecided SaveStarted Started",
     "controller forming preparing": "Applied ChangeWanted Expired Formed Gone Left Prepared Ready Refused SaveDecided Started",
+    "controller leaving preparing": "Applied ChangeWanted Ended Formed Gone Left Prepared Ready Refused SaveDecided SaveStarted Started",
     "controller leaving": "Applied ChangeWanted Ended Formed Gone Left Prepared Ready Refused SaveDecided SaveStarted Started StopWanted",
     "controller training committed": "Applied ChangeWanted Ended Formed Gone Left Prepared Ready SaveDecided SaveStarted Started StopWanted",
     "controller training preparing": "Applied ChangeWanted Ended Expired Formed Gone Left Prepared Ready Refused SaveDecided SaveStarted Started StopWanted",

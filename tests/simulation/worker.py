@@ -116,7 +116,7 @@ class Worker(Process):
             seat = Seat(message[1], message[2], message[3])
             if seat.generation > self.participant._seen:
                 self.seat_term = link.term
-            self._play("prepare", seat)
+            self._play("prepare", seat, leave=message[4])
         elif kind == "commit":
             self._play("commit", message[1])
         elif kind == "withdraw":

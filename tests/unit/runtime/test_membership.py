@@ -126,11 +126,38 @@ def test_what_was_not_answered_is_said_again() -> None:
 
 def test_all_leave_and_the_most_advanced_survivors_give_the_state() -> None:
     group = training(A, B, C)
-    assert play(group, m.Gone(A, "it died")) == [m.AbandonSaves(), m.Leave(G1, (B, C))]
-    assert play(group, m.Left(B, G1, Step(4))) == []
-    assert kinds(play(group, m.Left(C, G1, Step(5)))) == [m.Prepare]
-    commit = commit_of(play(group, m.Prepared(B, G2), m.Prepared(C, G2)))
+    connect = m.Prepare(m.Formation(G2, (B, C)), (), (B, C), leave=True)
+    assert play(group, m.Gone(A, "it died")) == [m.AbandonSaves(G1), connect]
+    assert play(group, m.Left(B, G1, Step(4)), m.Prepared(B, G2), m.Prepared(C, G2)) == [], "what C holds is not known"
+    assert group.awaited == (C,)
+    assert group.outstanding() == [m.Prepare(connect.formation, (), (C,), leave=True)]
+    commit = commit_of(play(group, m.Left(C, G1, Step(5))))
     assert (commit.donors, commit.receivers, commit.step, commit.again) == ((1,), (0,), 5, True)
+
+
+def test_survivors_that_left_before_they_were_connected_are_waited_for() -> None:
+    group = training(A, B, C)
+    play(group, m.Gone(A, "it died"), m.Left(B, G1, Step(4)), m.Left(C, G1, Step(4)), m.Prepared(C, G2))
+    assert group.outstanding() == [m.Prepare(m.Formation(G2, (B, C)), (), (B,))]
+    assert commit_of(play(group, m.Prepared(B, G2))).receivers == ()
+
+
+def test_a_newcomer_that_was_being_prepared_leaves_and_the_members_connect_without_it() -> None:
+    group = training(A, B)
+    play(group, m.Started(C), m.Ready(C), m.ChangeWanted(join=(C,)))
+    actions = play(group, m.Gone(A, "it died"))
+    assert actions == [m.AbandonSaves(G2), m.Leave(G2, (C,)), m.Prepare(m.Formation(Generation(3), (B,)), (), (B,), leave=True)]
+    assert play(group, m.Left(B, G2, Step(4)), m.Prepared(B, Generation(3))) == []
+    assert group.outstanding() == [m.Leave(G2, (C,))]
+    assert commit_of(play(group, m.Left(C, G2, None))).formation.ranks == (B,)
+
+
+def test_survivors_that_connect_too_slowly_while_they_leave_begin_anew_once_all_have_left() -> None:
+    group = training(A, B, C)
+    play(group, m.Gone(A, "it died"), m.Left(B, G1, Step(4)))
+    assert play(group, m.Expired(G2)) == []
+    (again,) = play(group, m.Left(C, G1, Step(4)))
+    assert again == m.Prepare(m.Formation(Generation(3), (B, C)), (), (B, C))
 
 
 def test_a_step_that_only_the_lost_one_had_is_not_of_the_line() -> None:
@@ -144,7 +171,8 @@ def test_a_step_that_only_the_lost_one_had_is_not_of_the_line() -> None:
 def test_who_dies_while_the_others_leave_is_not_waited_for() -> None:
     group = training(A, B, C)
     play(group, m.Gone(A, "it died"), m.Left(B, G1, Step(4)))
-    assert kinds(play(group, m.Gone(C, "it died too"))) == [m.Prepare]
+    (alone,) = play(group, m.Gone(C, "it died too"))
+    assert alone == m.Prepare(m.Formation(Generation(3), (B,)), (), (B,))
 
 
 def test_too_few_survivors_hold() -> None:
@@ -162,7 +190,8 @@ def test_a_committed_step_that_no_survivor_has_is_taken_from_the_store() -> None
     group = training(A, B)
     play(group, m.Applied(A, G1, Step(4)), m.Applied(B, G1, Step(4)))
     assert group.committed == 4
-    assert kinds(play(group, m.Gone(B, "it died"), m.Left(A, G1, None))) == [m.AbandonSaves, m.Leave, m.AllLost]
+    assert kinds(play(group, m.Gone(B, "it died"), m.Left(A, G1, None))) == [m.AbandonSaves, m.Prepare, m.AllLost]
+    assert group.proposal is None
 
 
 def test_survivors_that_cannot_connect_try_again_then_one_of_them_goes() -> None:

@@ -74,6 +74,23 @@ def test_an_order_to_leave_cuts_the_collective_and_drops_what_was_prepared() -> 
     assert worker.out
 
 
+def test_who_is_told_to_leave_and_connect_does_both_at_once() -> None:
+    worker, seat = inside(step=4), Seat(G2, 0, 1)
+    assert worker.prepare(seat, leave=True) == [p.CutOff(), p.Connect(seat)]
+    assert worker.prepare(seat, leave=True) == [], "it is on its way out, and connecting"
+    assert worker.connected(G2) == [p.SayPrepared(G2)]
+    assert worker.came_out() == [p.SayLeft(G1, Step(4))]
+    assert worker.prepare(seat, leave=True) == [p.SayLeft(G1, Step(4)), p.SayPrepared(G2)], "said again"
+    worker.commit(going(G2, step=Step(4)))
+    assert worker.may_enter
+
+
+def test_whose_collective_broke_by_itself_gives_up_the_change_that_was_under_way() -> None:
+    worker = inside(step=4)
+    worker.prepare(Seat(G2, 0, 3))
+    assert worker.came_out() == [p.Discard(G2), p.SayLeft(G1, Step(4))]
+
+
 def test_an_order_to_leave_that_meets_the_end_of_the_step_is_answered() -> None:
     worker = inside()
     worker.leave(G1)
