@@ -2,7 +2,7 @@
 
 Every donor sends its own share of the pieces (state_pieces.py) to every receiver. First comes a preface from each donor; the first
 donor's announces the header: the document and how the tensors are laid out. Then the pieces, a few under way at a time, and at the
-end a digest of each (piece_digest.py), computed by both sides while the next pieces travel.
+end a digest of each (piece_digest.py), computed by both sides, on a thread of its own, while the next pieces travel.
 
 Where this ends: a damaged piece is found, not repaired; and a donor returns when its bytes are on their way, so only the receivers'
 own word says that they hold the state. Tensors on a GPU go through pinned memory with Gloo and directly with NCCL; neither has been
@@ -16,8 +16,10 @@ import json
 import struct
 from collections import deque
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
@@ -94,23 +96,23 @@ def _give(collective: Collective, move: StateMove, state: TrainState, header: Js
     pieces = cut(layouts)
     memory = _Memory(collective, _without_gaps(tensors, layouts))
     window: deque[tuple[_Cargo, list[Work]]] = deque()
-    digests = bytearray()
 
     def finish() -> None:
         cargo, works = window.popleft()
         _wait(works)
         memory.release(cargo)
 
-    for index in shares(pieces, len(move.donors))[me]:
-        cargo = memory.cargo(pieces[index])
-        cargo.gather()
-        window.append((cargo, [collective.send(cargo.data, receiver) for receiver in move.receivers]))
-        digests += digest(index, cargo.data)
-        if len(window) >= UNDER_WAY:
+    with _Digests() as digests:
+        for index in shares(pieces, len(move.donors))[me]:
+            cargo = memory.cargo(pieces[index])
+            cargo.gather()
+            window.append((cargo, [collective.send(cargo.data, receiver) for receiver in move.receivers]))
+            digests.add(index, cargo)
+            if len(window) >= UNDER_WAY:
+                finish()
+        while window:
             finish()
-    while window:
-        finish()
-    under_way.append(_send_bytes(collective, move, bytes(digests)))
+        under_way.append(_send_bytes(collective, move, b"".join(own for _, own in digests.found())))
     for works in under_way:
         _wait(works)
 
@@ -161,23 +163,25 @@ class _Receiver:
     def _receive(self, pieces: tuple[Piece, ...], tensors: Mapping[str, Tensor]) -> None:
         donors = self._move.donors
         memory = _Memory(self._collective, tensors)
-        found: list[list[tuple[int, bytes]]] = [[] for _ in donors]
         window: deque[tuple[int, int, _Cargo, Work]] = deque()
 
         def finish() -> None:
             donor, index, cargo, work = window.popleft()
             work.wait()
-            found[donor].append((index, digest(index, cargo.data)))
+            digests[donor].add(index, cargo)
             cargo.scatter()
             memory.release(cargo)
 
-        for donor, index in arrival(shares(pieces, len(donors))):
-            cargo = memory.cargo(pieces[index])
-            window.append((donor, index, cargo, self._collective.recv(cargo.data, donors[donor])))
-            if len(window) >= UNDER_WAY * len(donors):
+        with ExitStack() as stack:
+            digests = [stack.enter_context(_Digests()) for _ in donors]
+            for donor, index in arrival(shares(pieces, len(donors))):
+                cargo = memory.cargo(pieces[index])
+                window.append((donor, index, cargo, self._collective.recv(cargo.data, donors[donor])))
+                if len(window) >= UNDER_WAY * len(donors):
+                    finish()
+            while window:
                 finish()
-        while window:
-            finish()
+            found = [each.found() for each in digests]
         for donor, pairs in zip(donors, found, strict=True):
             announced = self._receive_bytes(donor, len(pairs) * DIGEST_BYTES)
             for turn, (index, own) in enumerate(pairs):
@@ -196,6 +200,29 @@ class _Receiver:
         if length:
             self._collective.recv(data, donor).wait()
         return data.cpu().numpy().tobytes()
+
+
+class _Digests:
+    """Of the pieces of one donor, in their order; computed on a thread of its own, so that nobody waits for them before the end."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "digests")
+        self._pieces: list[tuple[int, Future[bytes]]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    def add(self, index: int, cargo: _Cargo) -> None:
+        self._pieces.append((index, self._thread.submit(digest, index, cargo.data)))
+        if cargo.staging is not None:
+            self._pieces[-1][1].result()  # its memory is about to carry another piece
+
+    def found(self) -> list[tuple[int, bytes]]:
+        """(index of the piece, its digest)."""
+        return [(index, digested.result()) for index, digested in self._pieces]
 
 
 class _Cargo:
