@@ -118,7 +118,7 @@ class Seconds:
     def evaluated(self, step: int, metrics: dict[str, float]) -> None:
         raise AssertionError("a block is shorter than the training")
 
-    def saved(self, part: Any) -> None:
+    def saved(self, part: Any, seconds: float) -> None:
         raise AssertionError("nothing is saved")
 
     def save_failed(self, step: int, error: Exception) -> None:

@@ -33,9 +33,9 @@ from launcher.runtime.accounts import Accounts
 from launcher.runtime.draining import NodeDrain, NodeDrains
 from launcher.runtime.entrypoint import FENCED
 from launcher.runtime.hearing import Hearing
-from launcher.runtime.link import LinkServer
+from launcher.runtime.link import LinkEvent, LinkServer
 from launcher.runtime.log_tail import LogTail
-from launcher.runtime.office import Inheritance, adoptable, base_on_checkpoint, base_on_workers, claim_and_look, inherit
+from launcher.runtime.office import Inheritance, adoptable, base_on_checkpoint, base_on_workers, claim_and_look, inherit, since_answered
 from launcher.runtime.orders import messages
 from launcher.runtime.saver import Save, Saver
 from launcher.runtime.status_board import StatusBoard
@@ -65,6 +65,8 @@ class Controller:
     def __init__(self, run: RunStore, state_folder: Path, *, clock: Clock) -> None:
         self._run, self._state_folder, self._clock = run, state_folder, clock
         self._inbox: queue.SimpleQueue[Call] = queue.SimpleQueue()
+        self._beats: dict[WorkerId, Any] = {}
+        """The newest of each worker."""
         self._secret = secrets.token_bytes(32)
         self._hearing: Hearing
         self._end: m.End | None = None
@@ -115,7 +117,7 @@ class Controller:
             self._steering.gpu = self._workers.gpu
             self._link = LinkServer(
                 self._secret,
-                lambda event: self._post(lambda: self._hearing.heard(event, self._clock.monotonic())),
+                self._hear,
                 host=_address_towards(place.address),
             )
             self._address = self._link.start()
@@ -197,6 +199,11 @@ class Controller:
                 hand.ready_since, hand.touched = now if facts["ready"] else None, facts["generation"] > 0
                 self._steering.placed(worker, facts)
                 found.append(_found_of(facts))
+        beats = self._beats
+        found = [
+            since_answered(each, Generation(beat["generation"]), beat["applied"]) if (beat := beats.get(each.worker)) else each
+            for each in found
+        ]
         number = max([self._generation, *(each.seen for each in found), *(each.generation for each in found)])
         self.group = m.Membership(minimum=self._desired.workers.min, load=False, generation=Generation(number))
         kept = adoptable(self._left, found)
@@ -290,6 +297,12 @@ class Controller:
             print(f"term {self._term}: a higher term was claimed; this controller ends", flush=True)
             return FENCED
         return self._close()
+
+    def _hear(self, event: LinkEvent) -> None:
+        """On the link's thread."""
+        if event.message is not None and event.message["kind"] == "beat":
+            self._beats[event.worker] = event.message
+        self._post(lambda: self._hearing.heard(event, self._clock.monotonic()))
 
     def _post(self, call: Call) -> None:
         self._inbox.put(call)

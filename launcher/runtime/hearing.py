@@ -170,6 +170,7 @@ class Hearing:
         if not self._begins(worker, save):
             return
         self._office.handle(m.Applied(worker, save.generation, save.step))
+        self._steering.saved(message["seconds"])
         if self._saver.take(part):
             self._office.parts_came(save)
 

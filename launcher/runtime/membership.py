@@ -575,10 +575,11 @@ class Membership:
             case Loaded(_, step):
                 if self.phase is not Phase.ASSEMBLING:
                     return []
-                if step != (self._checkpoint or START):
-                    return [GiveUp(event.worker, f"it loaded the checkpoint of step {step}, which is not that of the term")]
-                peer.applied = step
-                return []
+                if step == (self._checkpoint or START):
+                    peer.applied = step
+                elif not self._load:
+                    return [GiveUp(event.worker, f"it loaded the checkpoint of step {step}, and this term begins without one")]
+                return []  # of an earlier term where it is another: `outstanding` says again which one is meant
             case Corrupt(_, detail):
                 return [RollBack(self._checkpoint or Step(0), detail)] if self.phase is Phase.ASSEMBLING else []
             case Refused():
@@ -706,8 +707,9 @@ class Membership:
         if not proposal.planned:
             return self._try_again(late[-1], "it did not connect in time")
         before = self.current.ranks if self.current is not None else ()
-        given_up = [GiveUp(worker, "it did not connect to the others in time") for worker in late if worker not in before]
-        return [*self._withdraw(), *given_up]
+        self._attempts += 1
+        blamed = [worker for worker in late if worker not in before] or (late if self._attempts >= ATTEMPTS else [])
+        return [*self._withdraw(), *(GiveUp(worker, "it did not connect to the others in time") for worker in blamed)]
 
     def _withdraw(self) -> list[Action]:
         proposal, self.proposal = self.proposal, None

@@ -103,8 +103,9 @@ class Reporter:
     def evaluated(self, step: int, metrics: dict[str, float]) -> None:
         self._desk.say_record(self._desk.records.evaluated(step, metrics))
 
-    def saved(self, part: CheckpointPart) -> None:
-        self._desk.say({"kind": "saved", "step": part.step, "generation": part.generation, "part": part.to_json()}, keep=True)
+    def saved(self, part: CheckpointPart, seconds: float) -> None:
+        facts: JsonObject = {"step": part.step, "generation": part.generation, "seconds": round(seconds, 3), "part": part.to_json()}
+        self._desk.say({"kind": "saved", **facts}, keep=True)
 
     def save_failed(self, step: int, generation: int, error: Exception) -> None:
         self._desk.say({"kind": "save_failed", "step": step, "generation": generation, "detail": str(error)}, keep=True)

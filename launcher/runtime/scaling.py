@@ -44,7 +44,7 @@ class MeasuredCosts:
     warm_up_s: float | None = None
     """What the members lost while newcomers warmed up beside them."""
     save_s: float | None = None
-    """To save a checkpoint."""
+    """To save a worker's part of a checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)

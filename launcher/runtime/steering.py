@@ -85,6 +85,8 @@ class Steering:
         self._warming: tuple[float, int, float] | None = None
         """While newcomers warm up: since when, at which step, and what a step took before."""
         self._slowdown: float | None = None
+        self._unproven: tuple[frozenset[WorkerId], Step] | None = None
+        """Until the present generation has committed a step beyond the one with which it was formed: its members that had not done so before."""
         self._topic = ""
         self._due = 0.0
         self._released: dict[WorkerId, float] = {}
@@ -95,6 +97,9 @@ class Steering:
         return list(self._released)
 
     def tick(self, now: float) -> None:
+        if self._unproven is not None and self._office.group.committed > self._unproven[1]:
+            self._history, _ = f.judge(self._history, f.FirstCommit(bool(self._unproven[0])), self._standing(None))
+            self._unproven = None
         self._look_after(now)
         if now >= self._due:
             self._due = now + POLICY_INTERVAL_S
@@ -243,8 +248,11 @@ class Steering:
 
     def changed(self, changed: m.Changed, now: float) -> None:
         ranks = changed.formation.ranks
-        for worker in set(ranks) - set(changed.before):
+        newcomers = set(ranks) - set(changed.before)
+        for worker in newcomers:
             self.roster.hands[worker].joined_at = now
+        unproven = self._unproven[0] & set(ranks) if self._unproven is not None else frozenset()
+        self._unproven = unproven | newcomers if changed.before else frozenset(), changed.step
         self.health.formed(ranks, now)
         if changed.before:
             self._board.changes += 1
@@ -316,6 +324,10 @@ class Steering:
                 self._costs = replace(self._costs, warm_up_s=(1.0 - self._slowdown) * (now - since))
         self.soon()
 
+    def saved(self, seconds: float) -> None:
+        """What a worker took to save its part of a checkpoint."""
+        self._costs = replace(self._costs, save_s=seconds)
+
     def drain(self, hand: Hand, deadline_s: float, detail: str) -> None:
         leave_by = self._clock.monotonic() + deadline_s
         hand.leave_by = min(leave_by, hand.leave_by) if hand.leave_by is not None else leave_by
@@ -349,7 +361,8 @@ class Steering:
         headline = reason.partition("\n")[0]
         kind = "worker_evicted" if cause == "evicted" else "worker_lost"
         self._office.event(kind, worker=worker, rank=rank, pid=hand.facts.get("pid"), node=hand.facts.get("node"), reason=headline)
-        event = _failure(hand, reason, group, member=member, error=error)
+        fresh = self._unproven is not None and worker in self._unproven[0]
+        event = _failure(hand, reason, group, member=member, fresh=fresh, error=error)
         self._history, verdict = f.judge(self._history, event, self._standing(worker))
         self._office.end_workers([worker])
         self.health.forget(worker)
@@ -405,9 +418,9 @@ class Steering:
                 self._office.upload_lost(worker)
 
 
-def _failure(hand: Hand, reason: str, group: m.Membership, *, member: bool, error: Any) -> f.Event:
+def _failure(hand: Hand, reason: str, group: m.Membership, *, member: bool, fresh: bool, error: Any) -> f.Event:
     if error is not None and member:
         return f.Error(hand.worker, Step(error["step"] or 0), reason, ExitCode(error["exit_code"]), bool(error["recoverable"]))
     if error is not None:
         return f.StartFailed(hand.worker, "user" if error["recoverable"] else "launcher", reason, ExitCode(error["exit_code"]))
-    return f.Loss(hand.worker, group.generation, reason) if member else f.StartFailed(hand.worker, "death", reason)
+    return f.Loss(hand.worker, group.generation, reason, fresh) if member else f.StartFailed(hand.worker, "death", reason)

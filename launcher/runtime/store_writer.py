@@ -20,22 +20,16 @@ class StoreWriter:
     def __init__(self, uri: str, failed: Callable[[LauncherError], None]) -> None:
         self._patience_s = LOCAL_PATIENCE_S if is_local(uri) else REMOTE_PATIENCE_S
         self._failed = failed
-        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._serve, name="store-writer", daemon=True)
-        self._thread.start()
+        self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        threading.Thread(target=self._serve, name="store-writer", daemon=True).start()
 
     def submit(self, write: Callable[[], None]) -> None:
         """Call `write` after all that was submitted before. It must be safe to repeat; StoreUnavailable repeats it for a while."""
         self._work.put(write)
 
-    def finish(self, timeout_s: float) -> bool:
-        """Wait for what was submitted; True when all of it is written or given up."""
-        self._work.put(None)
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
-
     def _serve(self) -> None:
-        while (write := self._work.get()) is not None:
+        while True:
+            write = self._work.get()
             deadline = time.monotonic() + self._patience_s
             pause_s = 0.2
             while True:

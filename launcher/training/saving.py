@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 class CheckpointSaver:
     """At most one part is under way; the next one waits for it."""
 
-    def __init__(self, run: RunStore, saved: Callable[[CheckpointPart], None], failed: Callable[[int, int, Exception], None]) -> None:
+    def __init__(
+        self, run: RunStore, saved: Callable[[CheckpointPart, float], None], failed: Callable[[int, int, Exception], None]
+    ) -> None:
         from launcher.checkpoint.writer import PartWriter
 
         self._writer = PartWriter(run)
@@ -36,6 +39,7 @@ class CheckpointSaver:
         """Take the state as it is now; returns before it is durable. Raises TrainingDiverged for parameters that are not finite."""
         _check_finite(tensors, step)
         self.wait()
+        began = time.perf_counter()
         try:
             staged = self._writer.stage(
                 tensors,
@@ -52,7 +56,8 @@ class CheckpointSaver:
 
         def upload() -> Exception | None:
             try:
-                self._saved(self._writer.upload(staged))
+                part = self._writer.upload(staged)
+                self._saved(part, time.perf_counter() - began)
             except Exception as error:  # noqa: BLE001 - handed to whoever waits
                 self._failed(step, staged.generation, error)
                 return error

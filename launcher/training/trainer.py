@@ -69,8 +69,8 @@ class Observer(Protocol):
         """Means over the held-out split, with "loss" among them."""
         ...
 
-    def saved(self, part: CheckpointPart) -> None:
-        """This rank's part of a checkpoint is durable. Comes from the saving thread."""
+    def saved(self, part: CheckpointPart, seconds: float) -> None:
+        """This rank's part of a checkpoint is durable, so long after its step. Comes from the saving thread."""
         ...
 
     def save_failed(self, step: int, generation: int, error: Exception) -> None: ...

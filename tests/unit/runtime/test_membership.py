@@ -109,6 +109,23 @@ def test_one_change_at_a_time_and_none_while_the_run_stops() -> None:
     assert play(group, m.ChangeWanted(leave=(A,))) == []
 
 
+def test_a_member_that_never_acknowledges_is_given_up_after_some_changes() -> None:
+    group = training(A, B)
+    for attempt in range(1, m.ATTEMPTS + 1):
+        play(group, m.ChangeWanted(leave=(B,)), m.Prepared(A, Generation(group.number + 1)))
+        actions = play(group, m.Expired(group.number))
+        assert kinds(actions) == [m.Withdraw] + [m.GiveUp] * (attempt == m.ATTEMPTS)
+
+
+def test_who_loaded_another_checkpoint_is_told_again_which_one_is_meant() -> None:
+    group = warm(A, load=True, checkpoint=Step(8))
+    assert play(group, m.Loaded(A, Step(4))) == []
+    assert group.outstanding() == [m.Load((A,))]
+    play(group, m.Loaded(A, Step(8)))
+    assert group.outstanding() == []
+    assert kinds(play(warm(A), m.Loaded(A, Step(4)))) == [m.GiveUp]
+
+
 def test_what_was_not_answered_is_said_again() -> None:
     group = warm(A, B)
     play(group, m.ChangeWanted(join=(A, B)), m.Prepared(A, G1))

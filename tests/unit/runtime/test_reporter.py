@@ -106,7 +106,7 @@ def test_parts_and_failures_of_a_checkpoint_are_kept_for_the_next_controller(des
         state={},
     )
     reporter = Reporter(desk, None)
-    reporter.saved(part)
+    reporter.saved(part, 1.5)
     reporter.save_failed(6, 1, OSError("disk full"))
     (saved, kept), (failed, also_kept) = desk.said
     assert saved["generation"] == 1

@@ -174,7 +174,7 @@ class Recorder:
     def evaluated(self, step: int, metrics: dict[str, float]) -> None:
         self.evaluations.append((step, metrics))
 
-    def saved(self, part: CheckpointPart) -> None:
+    def saved(self, part: CheckpointPart, seconds: float) -> None:
         self.parts.append(part)
 
     def save_failed(self, step: int, generation: int, error: Exception) -> None:
