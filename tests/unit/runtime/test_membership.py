@@ -241,10 +241,6 @@ def test_whoever_is_ready_loads_and_only_then_may_join() -> None:
     assert group.warm == [A]
 
 
-def test_another_checkpoint_than_that_of_the_term_is_none() -> None:
-    assert kinds(play(warm(A, load=True, checkpoint=Step(40)), m.Loaded(A, Step(50)))) == [m.GiveUp]
-
-
 def test_a_corrupt_checkpoint_rolls_back() -> None:
     group = warm(A, load=True, checkpoint=Step(40))
     assert play(group, m.Corrupt(A, "chunk 3")) == [m.RollBack(Step(40), "chunk 3")]
