@@ -71,6 +71,8 @@ class Snapshot:
     shards: int
     """V: what the batch of one step is cut into."""
     changing: bool = False
+    settling: bool = False
+    """A change is formed, and its first step is not done: what starts now would take processors from it."""
     held: bool = False
     """The group is below workers.min, holds its state and waits."""
     no_offers: str = ""
@@ -137,7 +139,9 @@ def decide(snapshot: Snapshot, config: ElasticConfig) -> Plan:
         return Plan(membership=Noop("changing", "a change of the group is under way"))
     stragglers = find_stragglers(snapshot.members, snapshot.now)
     group = _Group(snapshot, config, stragglers)
-    return Plan(cancel=group.cancel(), offer=group.offer(), membership=group.membership(), stragglers=stragglers)
+    membership = group.membership()
+    offer = None if snapshot.settling or isinstance(membership, Change | Hold) else group.offer()
+    return Plan(cancel=group.cancel(), offer=offer, membership=membership, stragglers=stragglers)
 
 
 class _Group:

@@ -235,6 +235,7 @@ class ExactExchange(BucketedExchange[ExactBucket]):
 
     @torch.no_grad()
     def _ready(self, index: int, bucket: ExactBucket, parameter: Any) -> None:
+        self.check()
         if not self._armed:
             return
         if index < self._sent:

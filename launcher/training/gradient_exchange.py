@@ -108,6 +108,10 @@ class BucketedExchange(Generic[B]):
     def alone(self) -> bool:
         return self.world_size == 1
 
+    def check(self) -> None:
+        """Raises CollectiveBroken once the generation was left: what is computed further is in vain."""
+        self._collective.check()
+
     def use(self, collective: Collective) -> None:
         """Go on in another generation, of any world size, with the same buckets. The one before was left, or has no call under way."""
         self._armed = False
@@ -175,6 +179,7 @@ class GradientExchange(BucketedExchange[Bucket]):
                 parameter.register_post_accumulate_grad_hook(partial(self._ready, bucket, view))  # type: ignore[no-untyped-call] # untyped in torch
 
     def _ready(self, bucket: Bucket, view: Tensor, parameter: Any) -> None:
+        self.check()
         if not self._armed:
             return
         bucket.take(parameter, view)

@@ -110,6 +110,10 @@ class Exchange(Protocol):
         """Go on in another generation, of any world size. The one before was left, or has no call under way."""
         ...
 
+    def check(self) -> None:
+        """Raises CollectiveBroken once the generation was left: what is computed further is in vain. So do the hooks of backward passes."""
+        ...
+
     def begin_step(self) -> None: ...
 
     def arm(self, sums: Tensor, *, last: bool) -> None:
@@ -172,6 +176,7 @@ class TrainingStep:
                 self._layers.statistics.clear_sums()
                 self._buffers.clear_sums()
             losses, values = self.forward(step, shards, batch)
+            exchange.check()
             figures = values if figures is None else figures + values
             last = index == len(forwards) - 1
             if last or exchange.per_shard:

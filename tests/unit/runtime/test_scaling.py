@@ -71,15 +71,26 @@ def noop(plan: s.Plan) -> s.Noop:
 
 
 def test_offers_stand_up_to_the_target() -> None:
-    plan = decide(1, 8, 6, members=members(2), ready=spares("r0"), warming=ids("s0"), pending=ids("p0"), asked=True)
-    assert plan.offer == s.Offer(1, "offer 1 worker more: 6 wanted, 2 stay, 1 ready, 1 starting, 1 waiting for a place")
+    plan = decide(1, 8, 6, members=members(2), warming=ids("s0"), pending=ids("p0"), asked=True)
+    assert plan.offer == s.Offer(2, "offer 2 workers more: 6 wanted, 2 stay, 0 ready, 1 starting, 1 waiting for a place")
     assert plan.cancel is None
+
+
+def test_nobody_starts_while_a_change_takes_processors_for_its_first_step() -> None:
+    joins = decide(1, 8, 6, members=members(2), ready=spares("r0"), asked=True)
+    assert isinstance(joins.membership, s.Change)
+    assert joins.offer is None
+    assert decide(1, 8, 6, members=members(3), settling=True).offer is None
+    assert decide(1, 8, 6, members=members(3)).offer is not None
 
 
 def test_draining_members_are_replaced_by_an_offer() -> None:
     plan = decide(1, 3, 3, members=drained(members(3), 2))
-    assert plan.offer is not None
-    assert plan.offer.count == 1
+    assert isinstance(plan.membership, s.Change)
+    assert plan.offer is None, "once it has left"
+    after = decide(1, 3, 3, members=members(2))
+    assert after.offer is not None
+    assert after.offer.count == 1
 
 
 def test_nothing_is_offered_when_offers_are_stopped() -> None:
