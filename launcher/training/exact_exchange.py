@@ -235,9 +235,9 @@ class ExactExchange(BucketedExchange[ExactBucket]):
 
     @torch.no_grad()
     def _ready(self, index: int, bucket: ExactBucket, parameter: Any) -> None:
-        self.check()
         if not self._armed:
             return
+        self.check()
         if index < self._sent:
             raise UserCodeError(
                 "a parameter got a further gradient in a backward pass after its gradient was complete",

@@ -179,9 +179,9 @@ class GradientExchange(BucketedExchange[Bucket]):
                 parameter.register_post_accumulate_grad_hook(partial(self._ready, bucket, view))  # type: ignore[no-untyped-call] # untyped in torch
 
     def _ready(self, bucket: Bucket, view: Tensor, parameter: Any) -> None:
-        self.check()
         if not self._armed:
             return
+        self.check()
         bucket.take(parameter, view)
         while self._sent < len(self._buckets) and not self._buckets[self._sent].missing:
             self._send(self._buckets[self._sent])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from launcher.training import gradient_exchange
-from launcher.training.collective import CollectiveBroken
+from launcher.training.collective import Collective, CollectiveBroken
 from launcher.training.exact_exchange import ExactExchange
 from launcher.training.gradient_exchange import GradientExchange
 
@@ -36,6 +36,9 @@ class FakeCollective:
     def __init__(self, *, broken: bool = False) -> None:
         self.broken = broken
         self.works: list[FakeWork] = []
+
+    def check(self) -> None:
+        pass
 
     def all_reduce(self, tensor: Tensor) -> FakeWork:
         return self._work()
@@ -119,3 +122,20 @@ def test_between_steps_no_gradient_goes_into_a_bucket(model: nn.Module) -> None:
     model.zero_grad()
     model(torch.ones(1, 2)).sum().backward()
     assert len(collective.works) == sent
+
+
+def test_a_backward_pass_ends_where_the_generation_is_left() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    parameters = list(model.parameters())
+    collective = Collective(generation=1, rank=0, world_size=2, device="cpu", timeout_s=1.0)
+    exchange = GradientExchange(parameters, collective)
+    exchange.begin_step()
+    loss = model(torch.ones(2, 4)).sum()
+    exchange.check()
+    exchange.arm(torch.zeros(3))
+    parameters[-1].register_post_accumulate_grad_hook(lambda parameter: collective.leave())
+    with pytest.raises(CollectiveBroken):
+        loss.backward()
+    assert parameters[0].grad is None, "nobody wants the rest"
+    with pytest.raises(CollectiveBroken):
+        exchange.check()
