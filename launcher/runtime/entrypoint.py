@@ -17,7 +17,7 @@ from launcher.core.process import ProcessRef
 
 FENCED = 10
 """Exit code of a controller that found a higher term: somebody else is in office."""
-QUICK_S = 30.0
+QUICK_S = 10.0
 QUICK_LIMIT = 3
 """So many controllers in a row that lived for less than QUICK_S: a defect, not an accident."""
 
