@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
         code = process.wait()
         if code in (0, FENCED):
             return code
-        quick = quick + 1 if time.monotonic() - began < QUICK_S else 1
+        quick = quick + 1 if time.monotonic() - began < QUICK_S else 0
         print(f"the controller ended with {code}; {'another one follows' if quick < QUICK_LIMIT else 'giving up'}", flush=True)
         time.sleep(0.2)
     return 1
