@@ -65,8 +65,8 @@ class Controller:
     def __init__(self, run: RunStore, state_folder: Path, *, clock: Clock) -> None:
         self._run, self._state_folder, self._clock = run, state_folder, clock
         self._inbox: queue.SimpleQueue[Call] = queue.SimpleQueue()
-        self._beats: dict[WorkerId, Any] = {}
-        """The newest of each worker."""
+        self._beats: dict[WorkerId, Any] | None = {}
+        """The newest of each worker, until it is decided who is taken over."""
         self._secret = secrets.token_bytes(32)
         self._hearing: Hearing
         self._end: m.End | None = None
@@ -115,11 +115,7 @@ class Controller:
             self._board.dashboard = place.dashboard
             self._workers.connect(place)
             self._steering.gpu = self._workers.gpu
-            self._link = LinkServer(
-                self._secret,
-                self._hear,
-                host=_address_towards(place.address),
-            )
+            self._link = LinkServer(self._secret, self._hear, host=_address_towards(place.address))
             self._address = self._link.start()
         except LauncherError as error:
             return self._end_at_once(JobState.FAILED, str(error), ExitCode.INFRASTRUCTURE)
@@ -199,7 +195,7 @@ class Controller:
                 hand.ready_since, hand.touched = now if facts["ready"] else None, facts["generation"] > 0
                 self._steering.placed(worker, facts)
                 found.append(_found_of(facts))
-        beats = self._beats
+        beats, self._beats = self._beats or {}, None
         found = [
             since_answered(each, Generation(beat["generation"]), beat["applied"]) if (beat := beats.get(each.worker)) else each
             for each in found
@@ -300,8 +296,9 @@ class Controller:
 
     def _hear(self, event: LinkEvent) -> None:
         """On the link's thread."""
-        if event.message is not None and event.message["kind"] == "beat":
-            self._beats[event.worker] = event.message
+        beats = self._beats
+        if beats is not None and event.message is not None and event.message["kind"] == "beat":
+            beats[event.worker] = event.message
         self._post(lambda: self._hearing.heard(event, self._clock.monotonic()))
 
     def _post(self, call: Call) -> None:

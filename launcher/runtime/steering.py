@@ -28,9 +28,9 @@ from launcher.training.batch import share
 POLICY_INTERVAL_S = 0.25
 PLACED_S = 10.0
 """A worker that Ray has not placed for so long waits for capacity; longer where it needs none but the time to start a process."""
+UNHURRIED_S = 60.0
 SETTLE_S = 10.0
 """How long a change may keep new offers waiting until its first step is done."""
-UNHURRIED_S = 60.0
 RELEASE_S = 10.0
 """How much longer than its drain a released worker may take to upload its part of a checkpoint."""
 UPLOAD_S = 600.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,18 +14,17 @@ pytestmark = pytest.mark.unit
 
 
 class Controllers:
-    """Each lives for so many seconds and ends with a code; the last one goes on for ever."""
+    """Each lives for so many seconds and ends with a code."""
+
+    pid = 1
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, lives: list[tuple[float, int]]) -> None:
         self.now = 0.0
         self._lives = iter(lives)
         self.started = 0
-        monkeypatch.setattr(entrypoint.time, "monotonic", lambda: self.now)
-        monkeypatch.setattr(entrypoint.time, "sleep", lambda seconds: None)
-        monkeypatch.setattr(entrypoint.subprocess, "Popen", lambda command, **options: self)
-        monkeypatch.setattr(entrypoint.ProcessRef, "of", lambda pid: ProcessRef(pid, "now", "boot"))
-
-    pid = 1
+        monkeypatch.setattr(entrypoint, "time", SimpleNamespace(monotonic=lambda: self.now, sleep=lambda seconds: None))
+        monkeypatch.setattr(entrypoint, "subprocess", SimpleNamespace(Popen=lambda command, **options: self, DEVNULL=None))
+        monkeypatch.setattr(entrypoint, "ProcessRef", SimpleNamespace(of=lambda pid: ProcessRef(pid, "now", "boot")))
 
     def wait(self) -> int:
         self.started += 1
