@@ -17,9 +17,8 @@ import struct
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -102,17 +101,18 @@ def _give(collective: Collective, move: StateMove, state: TrainState, header: Js
         _wait(works)
         memory.release(cargo)
 
-    with _Digests() as digests:
+    digests: list[Future[bytes]] = []
+    with ThreadPoolExecutor(1, "digests") as thread:
         for index in shares(pieces, len(move.donors))[me]:
             cargo = memory.cargo(pieces[index])
             cargo.gather()
             window.append((cargo, [collective.send(cargo.data, receiver) for receiver in move.receivers]))
-            digests.add(index, cargo)
+            digests.append(_digested(thread, index, cargo))
             if len(window) >= UNDER_WAY:
                 finish()
         while window:
             finish()
-        under_way.append(_send_bytes(collective, move, b"".join(own for _, own in digests.found())))
+        under_way.append(_send_bytes(collective, move, b"".join(own.result() for own in digests)))
     for works in under_way:
         _wait(works)
 
@@ -164,16 +164,16 @@ class _Receiver:
         donors = self._move.donors
         memory = _Memory(self._collective, tensors)
         window: deque[tuple[int, int, _Cargo, Work]] = deque()
+        digests: list[list[tuple[int, Future[bytes]]]] = [[] for _ in donors]
 
         def finish() -> None:
             donor, index, cargo, work = window.popleft()
             work.wait()
-            digests[donor].add(index, cargo)
+            digests[donor].append((index, _digested(threads, index, cargo)))
             cargo.scatter()
             memory.release(cargo)
 
-        with ExitStack() as stack:
-            digests = [stack.enter_context(_Digests()) for _ in donors]
+        with ThreadPoolExecutor(len(donors), "digests") as threads:
             for donor, index in arrival(shares(pieces, len(donors))):
                 cargo = memory.cargo(pieces[index])
                 window.append((donor, index, cargo, self._collective.recv(cargo.data, donors[donor])))
@@ -181,11 +181,10 @@ class _Receiver:
                     finish()
             while window:
                 finish()
-            found = [each.found() for each in digests]
-        for donor, pairs in zip(donors, found, strict=True):
+        for donor, pairs in zip(donors, digests, strict=True):
             announced = self._receive_bytes(donor, len(pairs) * DIGEST_BYTES)
             for turn, (index, own) in enumerate(pairs):
-                if announced[turn * DIGEST_BYTES :][:DIGEST_BYTES] != own:
+                if announced[turn * DIGEST_BYTES :][:DIGEST_BYTES] != own.result():
                     raise StateDamaged(donor, index, f"{pieces[index].size_bytes} bytes with another digest than they were sent with")
 
     def _receive_preface(self, donor: int) -> tuple[int, bytes, bytes]:
@@ -200,29 +199,6 @@ class _Receiver:
         if length:
             self._collective.recv(data, donor).wait()
         return data.cpu().numpy().tobytes()
-
-
-class _Digests:
-    """Of the pieces of one donor, in their order; computed on a thread of its own, so that nobody waits for them before the end."""
-
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, "digests")
-        self._pieces: list[tuple[int, Future[bytes]]] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        self._thread.shutdown(cancel_futures=True)
-
-    def add(self, index: int, cargo: _Cargo) -> None:
-        self._pieces.append((index, self._thread.submit(digest, index, cargo.data)))
-        if cargo.staging is not None:
-            self._pieces[-1][1].result()  # its memory is about to carry another piece
-
-    def found(self) -> list[tuple[int, bytes]]:
-        """(index of the piece, its digest)."""
-        return [(index, digested.result()) for index, digested in self._pieces]
 
 
 class _Cargo:
@@ -316,6 +292,14 @@ def _as_bytes(tensor: Tensor) -> Tensor:
 def _preface(header: bytes, layouts: bytes) -> bytes:
     said = struct.pack("<Q32s32s", len(header), hashlib.sha256(header).digest(), hashlib.sha256(layouts).digest())
     return said + hashlib.sha256(said).digest()
+
+
+def _digested(threads: ThreadPoolExecutor, index: int, cargo: _Cargo) -> Future[bytes]:
+    """A piece's digest, in the background; waited for where the piece's memory is about to carry another one."""
+    digested = threads.submit(digest, index, cargo.data)
+    if cargo.staging is not None:
+        digested.result()
+    return digested
 
 
 def _send_bytes(collective: Collective, move: StateMove, data: bytes) -> list[Work]:
