@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from string import Formatter
 from typing import Any
 
 from launcher.core.types import JsonObject
-from launcher.jobs.changes import change_sentence
+from launcher.jobs.changes import change_sentence, workers_words
 
 STAMP = ("time", "term", "generation", "step", "kind")
 """When and where an event happened; the rest of the record are its facts."""
 WHO = ("{worker}", "rank {rank}", "pid {pid} on {node}")
-GROUP = ("{cause}", "generation {to_generation}", "{world_size} workers", "joining {joined}", "leaving {left}")
+GROUP = ("{cause}", "generation {to_generation}", "{world_size}", "joining {joined}", "leaving {left}")
 PHRASES: dict[str, tuple[str, ...]] = {
     "generation_prepared": (*GROUP, "{reason}"),
     "generation_withdrawn": (*GROUP, "{reason}", "{detail}"),
@@ -32,6 +33,8 @@ PHRASES: dict[str, tuple[str, ...]] = {
 """By kind of event: what is said of its facts, a phrase only where it has them all. Facts without a phrase, and events
 without a row, are printed as key=value; those of `resized` are those of RunStatus.last_change, and have a sentence."""
 _NOTHING: tuple[Any, ...] = (None, "", [], {})
+_WORDS: dict[str, Callable[[Any], str]] = {"world_size": workers_words}
+"""Facts that have words of their own."""
 
 
 def facts(record: JsonObject) -> str:
@@ -42,7 +45,7 @@ def facts(record: JsonObject) -> str:
     told = {key: value for key, value in record.items() if key not in STAMP}
     phrases = [(phrase, {name for _, name, _, _ in Formatter().parse(phrase) if name}) for phrase in PHRASES.get(kind, ())]
     known = {key for _, keys in phrases for key in keys}
-    words = {key: _words(value) for key, value in told.items() if key in known and value not in _NOTHING}
+    words = {key: _WORDS.get(key, _words)(value) for key, value in told.items() if key in known and value not in _NOTHING}
     said = [(phrase, keys) for phrase, keys in phrases if keys <= words.keys()]
     used = {key for _, keys in said for key in keys} | (known - words.keys())
     sentence = ", ".join(phrase.format_map(words) for phrase, _ in said)

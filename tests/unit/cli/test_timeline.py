@@ -42,6 +42,7 @@ STAMP = {"time": "2026-01-01T00:00:00.000Z", "term": 1, "generation": 2, "step":
             "waits for 2 workers with 1 GPU each, for 1800 s at the most",
         ),
         ("capacity_back", {"waited_s": 12.5}, "after 12.5 s"),
+        ("generation_prepared", {"to_generation": 3, "world_size": 1}, "generation 3, 1 worker"),
         ("workers_adopted", {"workers": [{"id": "w1", "rank": 0, "pid": 5, "node": "n"}]}, "w1 (rank 0, pid 5 on n)"),
         ("checkpoint_abandoned", {"checkpoint_step": 40, "detail": "w2 was lost"}, "step 40, w2 was lost"),
         ("something_new", {"worker": "w2", "figure": 1.5, "nothing": None}, "worker=w2 figure=1.5 nothing=None"),
