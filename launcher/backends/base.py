@@ -11,7 +11,7 @@ from launcher.core.errors import ConfigError, nearest
 from launcher.core.run_store import RunStore
 from launcher.spec.job import JobSpec
 
-BACKENDS = {"local": "launcher.backends.local:LocalBackend"}
+BACKENDS = {"local": "launcher.backends.local:LocalBackend", "kuberay": "launcher.backends.kuberay:KubeRayBackend"}
 """Modules by name, as text: a backend's third parties are imported when it is chosen."""
 
 

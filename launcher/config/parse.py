@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from launcher.config.schema import Component, JobConfig
+from launcher.config.schema import Component, JobConfig, KubeRayConfig
 from launcher.core.errors import ConfigError, nearest
 from launcher.core.run_store import WorkerBounds
 
@@ -34,6 +34,8 @@ def dump_config(config: JobConfig) -> dict[str, Any]:
         if component is not None:
             document[key] = {TARGET: component["target"], **component["params"]}
     document["code"]["allow"] = list(config.code.allow)
+    if isinstance(config.backend, KubeRayConfig):
+        document["backend"]["tolerations"] = list(config.backend.tolerations)
     return document
 
 
@@ -52,12 +54,13 @@ def parse_workers(value: Any, key: str = "workers") -> WorkerBounds:
 
 def values_of(key: str) -> tuple[str, ...]:
     """The values that a dotted key may have, where they can be counted; () elsewhere."""
-    hint: Any = JobConfig
+    hints: list[Any] = [JobConfig]
     for part in key.split("."):
-        hint = _hints(hint).get(part) if isinstance(hint, type) and is_dataclass(hint) else None
-    if hint is bool:
+        kinds = [option for hint in hints for option in (hint, *get_args(hint)) if isinstance(option, type) and is_dataclass(option)]
+        hints = [_hints(kind).get(part) for kind in kinds]
+    if hints == [bool]:
         return ("true", "false")
-    return get_args(hint) if get_origin(hint) is Literal else ()
+    return tuple(value for hint in hints if get_origin(hint) is Literal for value in get_args(hint))
 
 
 def _component(value: Any, key: str) -> Component:
@@ -108,6 +111,8 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
         options = get_args(hint)
+        if all(is_dataclass(option) for option in options):
+            return _dataclass(_named(options, value, key), value, key)
         if type(None) in options and (value is None or (Component in options and value == {TARGET: None})):
             return None  # a group such as scheduler has a choice `none`, whose _target_ is null
         return _convert(next(option for option in options if option is not type(None)), value, key)
@@ -125,10 +130,23 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
             return "on" if value else "off"  # YAML 1.1 reads on and off as booleans
         raise ConfigError("no such choice", where=key, given=repr(value), expected=nearest(str(value), choices))
     if origin is tuple:
-        if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
-            return tuple(value)
-        raise ConfigError("the value does not fit", where=key, given=repr(value), expected="a list of text")
-    return _scalar(hint, value, key)
+        if isinstance(value, (list, tuple)):
+            return tuple(_convert(get_args(hint)[0], item, f"{key}.{index}") for index, item in enumerate(value))
+        raise ConfigError("the value does not fit", where=key, given=repr(value), expected="a list")
+    if origin is dict:
+        if isinstance(value, Mapping):
+            return {str(name): _convert(get_args(hint)[1], item, _join(key, name)) for name, item in value.items()}
+        raise ConfigError("the value does not fit", where=key, given=repr(value), expected="a mapping")
+    return value if hint is Any else _scalar(hint, value, key)
+
+
+def _named(options: Iterable[type], value: Any, key: str) -> type:
+    """The one of these dataclasses whose `name` the value has."""
+    names: dict[str, type] = {get_args(_hints(option)["name"])[0]: option for option in options}
+    given = value.get("name", next(iter(names))) if isinstance(value, Mapping) else None
+    if given not in names:
+        raise ConfigError("no such choice", where=_join(key, "name"), given=repr(given), expected=nearest(str(given), names))
+    return names[given]
 
 
 def _scalar(hint: type, value: Any, key: str) -> Any:

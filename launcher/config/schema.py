@@ -87,9 +87,45 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BackendConfig:
-    name: str = "local"
-    """Where the job runs; local: a Ray on this machine, shared by all jobs."""
+class LocalConfig:
+    """A Ray on this machine, shared by all jobs."""
+
+    name: Literal["local"] = "local"
+
+
+@dataclass(frozen=True, kw_only=True)
+class KubeRayConfig:
+    """A Ray cluster of its own on Kubernetes."""
+
+    name: Literal["kuberay"] = "kuberay"
+    context: str | None = None
+    """Of the kubeconfig; null: its current one."""
+    namespace: str | None = None
+    """null: that of the context, else `default`."""
+    image: str
+    """With launcher, Ray and torch of the versions that submit."""
+    secret: str | None = None
+    """Name of a Secret in the namespace whose keys become environment variables of the controller: those of the run store and of W&B."""
+    priority_class: str | None = None
+    node_selector: dict[str, str] = field(default_factory=dict)
+    """Labels of the nodes on which workers may run."""
+    tolerations: tuple[dict[str, Any], ...] = ()
+    """Of workers, as Kubernetes writes them."""
+    cpu: str = "1"
+    """CPUs of one worker, as a Kubernetes quantity."""
+    memory: str = "4Gi"
+    """Of one worker; shared memory counts."""
+    gpu_resource: str = "nvidia.com/gpu"
+    """What `gpu` counts: nvidia.com/gpu, or a slice such as nvidia.com/mig-1g.10gb."""
+    head_cpu: str = "1"
+    head_memory: str = "8Gi"
+    """Of the head, which carries Ray and the controller and no worker."""
+    overlay: dict[str, Any] = field(default_factory=dict)
+    """Merged into the pod template of the workers (RFC 7396), for what is not foreseen here."""
+
+
+BackendConfig = LocalConfig | KubeRayConfig
+"""Where the job runs: which keys there are follows from the name."""
 
 
 @dataclass(frozen=True, kw_only=True)

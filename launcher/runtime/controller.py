@@ -6,6 +6,7 @@ decided elsewhere: membership.py is the protocol, steering.py says who comes and
 
 from __future__ import annotations
 
+import argparse
 import os
 import queue
 import secrets
@@ -42,7 +43,7 @@ from launcher.runtime.status_board import StatusBoard
 from launcher.runtime.steering import Steering
 from launcher.runtime.store_writer import StoreWriter
 from launcher.runtime.watcher import Watcher
-from launcher.runtime.worker_group import WorkerGroup, wait_for_ray
+from launcher.runtime.worker_group import RayPlace, WorkerGroup, wait_for_ray
 from launcher.spec.job import JobSpec
 from launcher.spec.status import JobState
 
@@ -62,8 +63,9 @@ class Fenced(Exception):
 
 
 class Controller:
-    def __init__(self, run: RunStore, state_folder: Path, *, clock: Clock) -> None:
+    def __init__(self, run: RunStore, state_folder: Path, *, ray: str | None, worker_resource: str | None, clock: Clock) -> None:
         self._run, self._state_folder, self._clock = run, state_folder, clock
+        self._ray, self._worker_resource = ray, worker_resource
         self._inbox: queue.SimpleQueue[Call] = queue.SimpleQueue()
         self._beats: dict[WorkerId, Any] | None = {}
         """The newest of each worker, until it is decided who is taken over."""
@@ -107,15 +109,20 @@ class Controller:
             failed=self._writer_failed,
         )
         self.group = m.Membership(minimum=desired.workers.min, load=False, generation=Generation(self._generation))
-        self._workers = WorkerGroup(spec, self._run.store.uri, self._run.run_id, self._state_folder / "code")
+        self._workers = WorkerGroup(
+            spec, self._run.store.uri, self._run.run_id, self._state_folder / "code", resource=self._worker_resource
+        )
         if desired.state == "stopped" and self._left.term is None:
             return self._end_at_once(JobState.STOPPED, "stopped before training began", ExitCode.STOPPED)
         try:
-            place = wait_for_ray(self._state_folder / "ray.json", self._state_folder / "error.txt")
+            if self._ray is not None:
+                place = RayPlace(self._ray, "")
+            else:
+                place = wait_for_ray(self._state_folder / "ray.json", self._state_folder / "error.txt")
             self._board.dashboard = place.dashboard
             self._workers.connect(place)
             self._steering.gpu = self._workers.gpu
-            self._link = LinkServer(self._secret, self._hear, host=_address_towards(place.address))
+            self._link = LinkServer(self._secret, self._hear, host=_address_towards(self._workers.ray_address))
             self._address = self._link.start()
         except LauncherError as error:
             return self._end_at_once(JobState.FAILED, str(error), ExitCode.INFRASTRUCTURE)
@@ -648,8 +655,15 @@ def _address_towards(address: str) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    runs, run_id, state = arguments
-    controller = Controller(RunStore(open_store(runs), RunId(run_id)), Path(state), clock=SystemClock())
+    parser = argparse.ArgumentParser(prog="launcher.runtime.controller")
+    parser.add_argument("runs")
+    parser.add_argument("run_id")
+    parser.add_argument("state", type=Path)
+    parser.add_argument("--ray", help="address of a Ray that is there; else the local one, which says in the state folder where it is")
+    parser.add_argument("--worker-resource", help="of which each worker takes one, where Ray has a place for it")
+    given = parser.parse_args(arguments)
+    run = RunStore(open_store(given.runs), RunId(given.run_id))
+    controller = Controller(run, given.state, ray=given.ray, worker_resource=given.worker_resource, clock=SystemClock())
 
     def end(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)

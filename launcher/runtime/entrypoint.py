@@ -27,14 +27,15 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--runs", required=True)
     parser.add_argument("--run-id", required=True)
     parser.add_argument("--state", required=True)
-    parser.add_argument("--controller-file", required=True, type=Path)
-    given = parser.parse_args(arguments)
-    command = [sys.executable, "-m", "launcher.runtime.controller", given.runs, given.run_id, given.state]
+    parser.add_argument("--controller-file", type=Path, help="where to say which process the controller is")
+    given, of_controller = parser.parse_known_args(arguments)
+    command = [sys.executable, "-m", "launcher.runtime.controller", given.runs, given.run_id, given.state, *of_controller]
     quick = 0
     while quick < QUICK_LIMIT:
         began = time.monotonic()
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-        _tell(given.controller_file, process.pid)
+        if given.controller_file is not None:
+            _tell(given.controller_file, process.pid)
         code = process.wait()
         if code in (0, FENCED):
             return code

@@ -80,7 +80,11 @@ class WorkerGroup:
     runs: str
     run_id: RunId
     code_folder: Path
+    resource: str | None = None
+    """Of which each worker takes one, where Ray has a place for it."""
     gpu: int = 0
+    ray_address: str = ""
+    """host:port of the Ray that it is connected to."""
     actors: dict[WorkerId, Any] = field(default_factory=dict)
     next_number: int = 0
 
@@ -90,6 +94,7 @@ class WorkerGroup:
             ray.init(address=place.address, namespace=self.run_id, log_to_driver=False, logging_level="ERROR", configure_logging=False)
         except (ConnectionError, RuntimeError) as error:
             raise BackendUnavailable(f"Ray does not answer: {error}", given=place.address) from error
+        self.ray_address = ray.get_runtime_context().gcs_address
         wanted = self.spec.config.gpu
         if wanted is None:
             have = int(ray.cluster_resources().get("GPU", 0))
@@ -116,6 +121,7 @@ class WorkerGroup:
                 "lifetime": "detached",
                 "num_cpus": 0,
                 "num_gpus": self.gpu,
+                "resources": {self.resource: 1} if self.resource is not None else {},
                 "max_concurrency": 4,
                 "max_restarts": 0,
             }

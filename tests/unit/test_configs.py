@@ -7,19 +7,30 @@ import pytest
 import yaml
 
 from launcher.config.load import compose
-from launcher.config.schema import BackendConfig, CheckpointConfig, CodeConfig, ElasticConfig, JobConfig, ResourcesConfig, TrackingConfig
+from launcher.config.schema import (
+    CheckpointConfig,
+    CodeConfig,
+    ElasticConfig,
+    JobConfig,
+    KubeRayConfig,
+    LocalConfig,
+    ResourcesConfig,
+    TrackingConfig,
+)
 from launcher.config.schema import TrainerConfig as Trainer
 from launcher.config.shipped import shipped_folder
 
 pytestmark = pytest.mark.unit
 CONFIGS = shipped_folder() / "configs"
 CHOICES = sorted(f"{path.parent.relative_to(CONFIGS)}={path.stem}" for path in CONFIGS.glob("*/**/*.yaml"))
+MUST_BE_SAID = {"backend=kuberay": ["backend.image=registry/launcher:1"]}
 TYPES = {
     "trainer": Trainer,
     "elastic": ElasticConfig,
     "resources": ResourcesConfig,
     "checkpoint": CheckpointConfig,
-    "backend": BackendConfig,
+    "backend/local": LocalConfig,
+    "backend/kuberay": KubeRayConfig,
     "tracking": TrackingConfig,
     "code": CodeConfig,
 }
@@ -38,13 +49,13 @@ def test_all_files_are_looked_at() -> None:
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_composes_and_is_valid(tmp_path: Path, choice: str) -> None:
-    assert isinstance(compose([choice], folder=tmp_path), JobConfig)
+    assert isinstance(compose([choice, *MUST_BE_SAID.get(choice, ())], folder=tmp_path), JobConfig)
 
 
 @pytest.mark.parametrize("group", TYPES)
 def test_a_group_shows_every_key_that_it_has(group: str) -> None:
     """What is not in the file could be set with + alone, and nobody would find it."""
-    for file in (CONFIGS / group).glob("*.yaml"):
+    for file in (CONFIGS / group).glob("*.yaml") if (CONFIGS / group).is_dir() else [(CONFIGS / group).with_suffix(".yaml")]:
         assert set(yaml.safe_load(file.read_text())) == {item.name for item in fields(TYPES[group])}, file
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import get_type_hints
+from typing import get_args, get_type_hints
 
 import pytest
 
@@ -21,8 +21,9 @@ def keys(kind: type = JobConfig, prefix: str = "") -> set[str]:
     found: set[str] = set()
     for item in fields(kind):  # type: ignore[arg-type]
         hint = get_type_hints(kind)[item.name]
-        if isinstance(hint, type) and is_dataclass(hint) and hint not in (Component, WorkerBounds):
-            found |= keys(hint, f"{item.name}.")
+        kinds = [kind for kind in (hint, *get_args(hint)) if is_dataclass(kind) and kind not in (Component, WorkerBounds)]
+        if kinds:
+            found |= {key for kind in kinds for key in keys(kind, f"{item.name}.")}
         elif Component not in (hint, *getattr(hint, "__args__", ())):
             found.add(prefix + item.name)
     return found

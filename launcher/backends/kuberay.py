@@ -1,0 +1,156 @@
+"""A Ray cluster of its own for each job, by the KubeRay operator: a RayJob's life through the Kubernetes API."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+from launcher.backends import rayjob
+from launcher.backends.base import Dashboard, Owner, Placement
+from launcher.backends.kubernetes_api import GROUP, VERSION, KubernetesApi
+from launcher.config.schema import KubeRayConfig
+from launcher.core.errors import BackendUnavailable, ConfigError
+from launcher.core.run_store import RunStore
+from launcher.core.store import is_local
+from launcher.spec.job import JobSpec
+
+OVER = ("Complete", "Failed", "ValidationFailed")
+"""Values of a RayJob's jobDeploymentStatus after which nothing of it works any more."""
+DELETED_S = 60.0
+
+
+class KubeRayBackend:
+    """Which cluster and namespace: as the run's spec says."""
+
+    def place(self, spec: JobSpec) -> Placement:
+        given = spec.config
+        if is_local(given.runs):
+            raise ConfigError(
+                "the cluster cannot reach this record of runs",
+                where="runs",
+                given=given.runs,
+                expected="object storage that this machine and the cluster's pods reach: s3://bucket/prefix",
+            )
+        if given.gpu is None and given.resources.device != "cpu":
+            raise ConfigError(
+                "it does not say how many GPUs a worker takes", where="gpu", given="null", expected="gpu=1, or resources.device=cpu"
+            )
+        backend = _config(spec)
+        api = KubernetesApi(backend)
+        api.check()
+        gpu = given.gpu or 0
+        device = "cpu" if gpu == 0 or given.resources.device == "cpu" else "cuda"
+        total = api.gpus(backend.gpu_resource) if gpu else None
+        where = f"namespace {api.namespace} of {api.server}"
+        reason, workers = "", given.workers.max
+        if total is not None:
+            workers = min(workers, total // gpu)
+            where += f" ({total} {backend.gpu_resource})"
+            if workers < given.workers.min:
+                reason = (
+                    f"{given.workers.min} workers with {gpu} {backend.gpu_resource} each need {given.workers.min * gpu}; there are {total}"
+                )
+        return Placement(fits=not reason, workers=workers, device=device, gpu_per_worker=gpu, where=where, reason=reason)
+
+    def announce(self, run: RunStore) -> None:
+        """Nothing: before its RayJob is there, nobody owns a run."""
+
+    def launch(self, spec: JobSpec, run: RunStore) -> None:
+        api = KubernetesApi(_config(spec))
+        name = rayjob.object_name(spec.run_id)
+        left = api.find(name)
+        if left is not None and _phase(left) in OVER:  # the run goes on where this one ended
+            api.delete(name)
+            api.wait_until_gone(name, DELETED_S)
+        made = api.create(rayjob.rayjob(spec, _config(spec), run.store.uri))
+        owner = {
+            "apiVersion": f"{GROUP}/{VERSION}",
+            "kind": "RayJob",
+            "name": name,
+            "uid": made["metadata"]["uid"],
+            "blockOwnerDeletion": False,
+        }
+        try:
+            for companion in rayjob.companions(spec, owner):
+                api.create_companion(companion)
+        except BaseException:
+            with suppress(BackendUnavailable):  # the error that led here is the one to tell
+                api.delete(name)
+            raise
+
+    def owner(self, run: RunStore) -> Owner:
+        try:
+            found = _of(run)
+        except BackendUnavailable:
+            return Owner.UNKNOWN
+        return Owner.GONE if found is None or _phase(found) in OVER else Owner.ALIVE
+
+    def reason_pending(self, run: RunStore) -> str:
+        try:
+            found = _of(run)
+        except BackendUnavailable as error:
+            return error.what
+        if found is None:
+            return "its RayJob is gone"
+        api = KubernetesApi(_config(_spec(run)))
+        pods = api.pods(f"{rayjob.RUN_LABEL}={run.run_id}")
+        waiting = "; ".join(why for pod in pods if (why := _why_not_ready(pod)))
+        return waiting or f"the RayJob is {_phase(found) or 'new'}"
+
+    def last_words(self, run: RunStore) -> str:
+        try:
+            found = _of(run)
+        except BackendUnavailable:
+            return ""
+        status: Any = (found or {}).get("status", {})
+        return ": ".join(part for part in (status.get("reason", ""), status.get("message", "")) if part)
+
+    def remove(self, run: RunStore) -> str:
+        try:
+            KubernetesApi(_config(_spec(run))).delete(rayjob.object_name(run.run_id))
+        except BackendUnavailable as error:
+            return f"the RayJob {run.run_id} could not be deleted: {error.what}"
+        return ""
+
+    def dashboard(self, run: RunStore) -> Dashboard | None:
+        try:
+            found = _of(run)
+        except BackendUnavailable:
+            return None
+        cluster = ((found or {}).get("status") or {}).get("rayClusterName")
+        if not cluster:
+            return None
+        api = KubernetesApi(_config(_spec(run)))
+        return Dashboard(url=f"{api.server}/api/v1/namespaces/{api.namespace}/services/{cluster}-head-svc:8265/proxy/", token_file="")
+
+
+def _spec(run: RunStore) -> JobSpec:
+    return JobSpec.from_json(run.spec(1))
+
+
+def _config(spec: JobSpec) -> KubeRayConfig:
+    assert isinstance(spec.config.backend, KubeRayConfig)
+    return spec.config.backend
+
+
+def _of(run: RunStore) -> Any:
+    return KubernetesApi(_config(_spec(run))).find(rayjob.object_name(run.run_id))
+
+
+def _phase(job: Any) -> str:
+    return str((job.get("status") or {}).get("jobDeploymentStatus", ""))
+
+
+def _why_not_ready(pod: Any) -> str:
+    """Why a pod does not run yet, in the words of the scheduler or of its node."""
+    status = pod.status
+    if status.phase != "Pending":
+        return ""
+    for condition in status.conditions or ():
+        if condition.type == "PodScheduled" and condition.status == "False":
+            return f"pod {pod.metadata.name}: {condition.message}"
+    for container in [*(status.init_container_statuses or ()), *(status.container_statuses or ())]:
+        waiting = container.state.waiting
+        if waiting is not None and waiting.reason not in ("PodInitializing", "ContainerCreating"):
+            return f"pod {pod.metadata.name}: {waiting.reason}: {waiting.message or ''}".rstrip(": ")
+    return ""
