@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from launcher.core.errors import ConfigError, nearest
+from launcher.config.schema import JobConfig
+from launcher.core.errors import ConfigError, LauncherError, nearest
+from launcher.core.exit_codes import ExitCode
 from launcher.core.run_store import RunStore
 from launcher.spec.job import JobSpec
 
@@ -47,6 +50,45 @@ class Dashboard:
     """Where the token that the page asks for lies on this machine; "" where there is none."""
 
 
+class Result(Enum):
+    """How a check came out."""
+
+    OK = "ok"
+    WARNING = "warning"
+    """A job can run, but something about it should be known."""
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What one check of the place to run found."""
+
+    name: str
+    result: Result
+    found: str
+    fix: str = ""
+    """What to do about it, for a person."""
+    exit_code: ExitCode = ExitCode.SUCCEEDED
+    """Of a check that failed: whether the configuration or the infrastructure has to be mended."""
+
+    @classmethod
+    def ok(cls, name: str, found: str) -> Finding:
+        return cls(name=name, result=Result.OK, found=found)
+
+    @classmethod
+    def warning(cls, name: str, found: str, fix: str = "") -> Finding:
+        return cls(name=name, result=Result.WARNING, found=found, fix=fix)
+
+    @classmethod
+    def failed(cls, name: str, found: str, fix: str, exit_code: ExitCode = ExitCode.INFRASTRUCTURE) -> Finding:
+        return cls(name=name, result=Result.FAILED, found=found, fix=fix, exit_code=exit_code)
+
+    @classmethod
+    def of_error(cls, name: str, error: LauncherError) -> Finding:
+        found = "; ".join(part for part in (error.what, error.given) if part)
+        return cls.failed(name, found, error.next or error.expected, error.exit_code)
+
+
 class Backend(Protocol):
     def place(self, spec: JobSpec) -> Placement:
         """Whether it fits now; touches nothing."""
@@ -78,6 +120,13 @@ class Backend(Protocol):
         ...
 
     def dashboard(self, run: RunStore) -> Dashboard | None: ...
+
+    def examine(self, config: JobConfig) -> Iterator[Finding]:
+        """Check, one thing after the other, that a job with this configuration can run here; leaves nothing behind.
+
+        What a check finds is a Finding, never an error; the run store as this process sees it is not the backend's to check.
+        """
+        ...
 
 
 def open_backend(name: str) -> Backend:
