@@ -8,10 +8,11 @@ References: RayJob and RayCluster of ray.io/v1 (KubeRay 1.6); the restricted pro
 
 from __future__ import annotations
 
+import math
 import shlex
-from collections.abc import Mapping
 from typing import Any
 
+from launcher.backends.pod_overlay import WORKER, merge
 from launcher.config.schema import KubeRayConfig
 from launcher.spec.job import JobSpec
 
@@ -22,6 +23,7 @@ POD_GROUP = "workers"
 WORKER_RESOURCE = "launcher_worker"
 """Each worker pod has one of it and each worker takes one, so that Ray asks for a pod for every worker, with or without a GPU."""
 STATE_FOLDER = "/tmp/launcher"
+WORKERS_FOLDER = f"{STATE_FOLDER}/workers"
 TERMINATION_MARGIN_S = 30
 """Between the end of a drain and the kill: time to upload a checkpoint's part and to end."""
 AUTOSCALER = {"cpu": "500m", "memory": "1Gi"}
@@ -44,6 +46,7 @@ def rayjob(spec: JobSpec, backend: KubeRayConfig, runs: str) -> Document:
     """`runs`: where the cluster finds the run store."""
     config = spec.config
     arguments = ["--runs", runs, "--run-id", spec.run_id, "--state", STATE_FOLDER, "--ray", "auto", "--worker-resource", WORKER_RESOURCE]
+    arguments += ["--pod-group", POD_GROUP]
     entrypoint = " ".join(shlex.quote(word) for word in ("python", "-m", "launcher.runtime.entrypoint", *arguments))
     cluster: Document = {
         "rayVersion": spec.versions["ray"],
@@ -94,7 +97,10 @@ def companions(spec: JobSpec, owner: Document) -> list[Document]:
     name = object_name(spec.run_id)
     metadata: Document = {"name": name, "labels": labels(spec), "ownerReferences": [owner]}
     account: Document = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}
-    rules = [{"apiGroups": ["ray.io"], "resources": ["rayclusters"], "verbs": ["get", "list", "patch"]}]
+    rules = [
+        {"apiGroups": ["ray.io"], "resources": ["rayclusters"], "verbs": ["get", "patch"]},
+        {"apiGroups": ["policy"], "resources": ["poddisruptionbudgets"], "resourceNames": [name], "verbs": ["get", "patch"]},
+    ]
     role: Document = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": metadata, "rules": rules}
     binding: Document = {
         "apiVersion": "rbac.authorization.k8s.io/v1",
@@ -129,8 +135,15 @@ def _worker(spec: JobSpec, backend: KubeRayConfig) -> Document:
     resources = {"cpu": backend.cpu, "memory": backend.memory}
     if config.gpu:
         resources[backend.gpu_resource] = str(config.gpu)
-    template = _pod(spec, backend, _container(spec, backend, "ray-worker", {"requests": resources, "limits": resources}))
+    container = _container(spec, backend, WORKER, {"requests": resources, "limits": resources})
+    drain_s = spec.config.elastic.drain_s
+    leave = ["python", "-m", "launcher.runtime.leave", WORKERS_FOLDER, f"{drain_s:g}"]
+    container["lifecycle"] = {"preStop": {"exec": {"command": leave}}}
+    container["env"].append({"name": "LAUNCHER_WORKERS", "value": WORKERS_FOLDER})
+    template = _pod(spec, backend, container)
     pod = template["spec"]
+    # A worker runs the user's code: it is not given the rights over the cluster that the controller on the head needs.
+    pod["automountServiceAccountToken"] = False
     pod["nodeSelector"] = dict(backend.node_selector)
     pod["tolerations"] = list(backend.tolerations)
     pod["topologySpreadConstraints"] = [
@@ -147,7 +160,7 @@ def _worker(spec: JobSpec, backend: KubeRayConfig) -> Document:
 def _pod(spec: JobSpec, backend: KubeRayConfig, container: Document) -> Document:
     pod: Document = {
         "serviceAccountName": object_name(spec.run_id),
-        "terminationGracePeriodSeconds": int(spec.config.elastic.drain_s) + TERMINATION_MARGIN_S,
+        "terminationGracePeriodSeconds": math.ceil(spec.config.elastic.drain_s) + TERMINATION_MARGIN_S,
         "securityContext": {"runAsNonRoot": True, "runAsUser": USER, "fsGroup": USER, "seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [container],
     }
@@ -163,20 +176,7 @@ def _container(spec: JobSpec, backend: KubeRayConfig, name: str, resources: Docu
         "resources": resources,
         "securityContext": _RESTRICTED,
         "env": [
-            {"name": "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "value": str(int(spec.config.elastic.drain_s))},
+            {"name": "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "value": f"{spec.config.elastic.drain_s:g}"},
             {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"},
         ],
     }
-
-
-def merge(document: Any, patch: Any) -> Any:
-    """JSON Merge Patch (RFC 7396)."""
-    if not isinstance(patch, Mapping):
-        return patch
-    merged = dict(document) if isinstance(document, Mapping) else {}
-    for key, value in patch.items():
-        if value is None:
-            merged.pop(key, None)
-        else:
-            merged[key] = merge(merged.get(key), value)
-    return merged

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,12 @@ class ProcessRef:
     def alive(self) -> bool:
         """Whether exactly this process runs (a zombie does not)."""
         return self.boot == _boot_id() and _start_time(self.pid) == self.started != ""
+
+    def signal(self, number: signal.Signals) -> None:
+        """Does nothing when the process is gone."""
+        if self.alive():
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def end(self, *, grace_s: float) -> bool:
         """SIGTERM, then SIGKILL after the grace; True when the process is gone."""

@@ -31,10 +31,12 @@ from launcher.core.store import open_store
 from launcher.core.types import Generation, JsonObject, RunId, Step, Term, WorkerId
 from launcher.runtime import membership as m
 from launcher.runtime.accounts import Accounts
+from launcher.runtime.cluster_bounds import ClusterBounds, PodPatches, pod_bounds
 from launcher.runtime.draining import NodeDrain, NodeDrains
 from launcher.runtime.entrypoint import FENCED
 from launcher.runtime.hearing import Hearing
 from launcher.runtime.link import LinkEvent, LinkServer
+from launcher.runtime.log_channel import LogChannel
 from launcher.runtime.log_tail import LogTail
 from launcher.runtime.office import Inheritance, adoptable, base_on_checkpoint, base_on_workers, claim_and_look, inherit, since_answered
 from launcher.runtime.orders import messages
@@ -63,9 +65,11 @@ class Fenced(Exception):
 
 
 class Controller:
-    def __init__(self, run: RunStore, state_folder: Path, *, ray: str | None, worker_resource: str | None, clock: Clock) -> None:
+    def __init__(
+        self, run: RunStore, state_folder: Path, *, ray: str | None, worker_resource: str | None, pod_group: str | None, clock: Clock
+    ) -> None:
         self._run, self._state_folder, self._clock = run, state_folder, clock
-        self._ray, self._worker_resource = ray, worker_resource
+        self._ray, self._worker_resource, self._pod_group = ray, worker_resource, pod_group
         self._inbox: queue.SimpleQueue[Call] = queue.SimpleQueue()
         self._beats: dict[WorkerId, Any] | None = {}
         """The newest of each worker, until it is decided who is taken over."""
@@ -79,6 +83,7 @@ class Controller:
         """Checkpoints with all parts, until the rows of their steps are there."""
         self._repeat_due = self._ledger_due = 0.0
         self._fenced = False
+        self._cluster: ClusterBounds | None = None
         self._serving = False
         """Whether there is a link, and there may be workers."""
         self._failure: LauncherError | None = None
@@ -128,7 +133,8 @@ class Controller:
             return self._end_at_once(JobState.FAILED, str(error), ExitCode.INFRASTRUCTURE)
         except OSError as error:
             return self._end_at_once(JobState.FAILED, f"the controller cannot listen for its workers: {error}", ExitCode.INFRASTRUCTURE)
-        self._tail = LogTail(lambda worker, stream, line: self._post(lambda: self._log(worker, stream, line)))
+        self._tail = LogTail(self._printed)
+        self._channel = LogChannel(self._workers.log_channel, self._printed)
         self._drains = NodeDrains(lambda drain: self._post(lambda: self._node_drains(drain)))
         self._saver = Saver(
             self._run,
@@ -139,6 +145,8 @@ class Controller:
             fenced=lambda: self._post(self._deposed),
             clock=self._clock,
         )
+        if (group := self._pod_group) is not None:
+            self._cluster = ClusterBounds(lambda: PodPatches(self._run.run_id, group), self._cannot_bound)
         self._hearing = Hearing(self, self._steering, self._accounts, self._saver, self._board)
         self._serving = True
         if not self._adopt(self._find_workers()):
@@ -316,6 +324,9 @@ class Controller:
         if self._end is not None:
             return
         self._steering.tick(now)
+        if self._cluster is not None:
+            living = len(self._steering.roster.hands) + len(self._steering.released)
+            self._cluster.want(pod_bounds(self._steering.bounds, living))
         if now >= self._repeat_due:
             self._repeat_due = now + REPEAT_S
             self._repeat(now)
@@ -479,10 +490,17 @@ class Controller:
         self.event("worker_started", worker=worker, pid=description["pid"], node=description["node"])
 
     def _follow(self, worker: WorkerId, facts: Any, *, from_end: bool) -> None:
+        here = facts["node"] == socket.gethostname()
         for stream in ("stdout", "stderr"):
             path = str(facts.get(stream) or "")
-            if path and facts["node"] == socket.gethostname():
+            if path and here:
                 self._tail.follow(worker, stream, Path(path), from_end=from_end)
+        if not here:
+            self._channel.follow(worker, facts["node_ip"], facts["pid"])
+
+    def _printed(self, worker: WorkerId, stream: str, line: str) -> None:
+        """On the thread that follows."""
+        self._post(lambda: self._log(worker, stream, line))
 
     # what others say
 
@@ -511,6 +529,10 @@ class Controller:
             bounds = wish.workers
             self.event("resize_wished", by=wish.by, workers=f"{bounds.min}..{bounds.max}", target=bounds.target)
             self._steering.wished(bounds)
+
+    def _cannot_bound(self, why: str) -> None:
+        """On a thread of its own."""
+        self._post(lambda: self.event("cluster_bounds_refused", detail=why))
 
     def _deposed(self) -> bool:
         """Before anything that others would feel at once: a controller that stood still may have been replaced meanwhile."""
@@ -603,7 +625,10 @@ class Controller:
         if self._serving:
             self._workers.end()
             self._drains.stop()
+            if self._cluster is not None:
+                self._cluster.stop()
             self._tail.finish()
+            self._channel.finish()
             while not self._inbox.empty():
                 self._inbox.get()()
         self._watcher.stop()
@@ -661,9 +686,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("state", type=Path)
     parser.add_argument("--ray", help="address of a Ray that is there; else the local one, which says in the state folder where it is")
     parser.add_argument("--worker-resource", help="of which each worker takes one, where Ray has a place for it")
+    parser.add_argument("--pod-group", help="on Kubernetes: the group of worker pods whose bounds follow those of the run")
     given = parser.parse_args(arguments)
     run = RunStore(open_store(given.runs), RunId(given.run_id))
-    controller = Controller(run, given.state, ray=given.ray, worker_resource=given.worker_resource, clock=SystemClock())
+    controller = Controller(
+        run, given.state, ray=given.ray, worker_resource=given.worker_resource, pod_group=given.pod_group, clock=SystemClock()
+    )
 
     def end(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)

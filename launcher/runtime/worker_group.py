@@ -17,6 +17,7 @@ from ray.util import list_named_actors
 
 from launcher.core.errors import BackendUnavailable
 from launcher.core.types import JsonObject, RunId, WorkerId
+from launcher.runtime.leave import say_here
 from launcher.runtime.notices import Notices
 from launcher.runtime.worker import Worker
 from launcher.spec.job import JobSpec
@@ -34,14 +35,19 @@ class WorkerActor:
         notices = Notices(self._worker.noticed, drain_s=elastic.drain_s, notice_file=elastic.notice_file)
         notices.install()
         self._worker.on_release = notices.released
-        self._node_id = ray.get_runtime_context().get_node_id()
+        context = ray.get_runtime_context()
+        self._node_id, self._node_ip = context.get_node_id(), ray.util.get_node_ip_address()
+        say_here(self._node_id, context.gcs_address)
 
     def attach(self, term: int, host: str, port: int, secret: str, environment: dict[str, str]) -> JsonObject:
         description = self._worker.attach(term, host, port, secret, environment)
-        return {**description, "node_id": self._node_id} if description else {}
+        return {**description, **self._place()} if description else {}
 
     def describe(self) -> JsonObject:
-        return {**self._worker.describe(), "node_id": self._node_id}
+        return {**self._worker.describe(), **self._place()}
+
+    def _place(self) -> JsonObject:
+        return {"node_id": self._node_id, "node_ip": self._node_ip}
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,12 @@ class WorkerGroup:
             have = int(ray.cluster_resources().get("GPU", 0))
             wanted = int(self.spec.config.resources.device != "cpu" and have >= self.spec.config.workers.max)
         self.gpu = wanted
+
+    def log_channel(self) -> Any:
+        """The lines of all nodes' processes, to be polled; a subscription is of one thread."""
+        subscriber = ray._raylet.GcsLogSubscriber(address=self.ray_address)
+        subscriber.subscribe()
+        return subscriber
 
     def find(self) -> list[WorkerId]:
         """Workers of this run that live from an earlier term."""
