@@ -7,6 +7,7 @@ from typing import Any
 
 from launcher.backends import rayjob
 from launcher.backends.base import Dashboard, Owner, Placement
+from launcher.backends.kuberay_settings import check_settings
 from launcher.backends.kubernetes_api import GROUP, VERSION, KubernetesApi
 from launcher.config.schema import KubeRayConfig
 from launcher.core.errors import BackendUnavailable, ConfigError
@@ -23,6 +24,7 @@ class KubeRayBackend:
     """Which cluster and namespace: as the run's spec says."""
 
     def place(self, spec: JobSpec) -> Placement:
+        check_settings(_config(spec))
         given = spec.config
         if is_local(given.runs):
             raise ConfigError(

@@ -156,8 +156,12 @@ def _init_from(word: str, runs: str) -> str:
 
 
 def _run_id(config: JobConfig) -> RunId:
+    """Names what a cluster has of the run as well: a DNS label that begins with a letter, of at most 47 characters."""
     module = config.model.target.split(".")[-2]
-    stem = re.sub(r"[^a-z0-9]+", "-", module.lower()).strip("-")[:40] or "run"
+    stem = re.sub(r"[^a-z0-9]+", "-", module.lower()).strip("-")
+    if not stem[:1].isalpha():
+        stem = f"run-{stem}"
+    stem = stem[:40].strip("-")
     return RunId(f"{stem}-{''.join(secrets.choice(_ID_LETTERS) for _ in range(6))}")
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from launcher import jobs
+from launcher.backends.rayjob import LONGEST_NAME
 from launcher.config.schema import NAME_PATTERN
 from launcher.core.errors import BackendUnavailable, CapacityError, ConfigError, NameTaken
 from launcher.jobs import submitting
@@ -44,6 +46,24 @@ def test_an_id_is_short_and_says_the_model(submit: Callable[..., RunRef]) -> Non
     assert stem == "my-nets"
     assert len(tail) == 6
     assert NAME_PATTERN.fullmatch(ref.run_id)
+
+
+@pytest.mark.parametrize(
+    ("module", "stem"),
+    [
+        ("_3d", "run-3d"),
+        ("_net", "net"),
+        ("_", "run"),
+        ("ResNet_", "resnet"),
+        ("a" * 39 + "_b" * 9, "a" * 39),
+        ("_" + "7" * 60, "run-" + "7" * 36),
+    ],
+)
+def test_an_id_names_objects_of_a_cluster_as_well(submit: Callable[..., RunRef], module: str, stem: str) -> None:
+    ref = submit(model={"_target_": f"mine.{module}.Net"})
+    assert len(ref.run_id) <= LONGEST_NAME
+    assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", ref.run_id)
+    assert ref.run_id[:-7] == stem
 
 
 def test_a_relative_place_means_the_same_elsewhere(
