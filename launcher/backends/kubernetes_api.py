@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -37,11 +38,13 @@ class KubernetesApi:
             ) from error
         chosen = next((each for each in contexts if each["name"] == backend.context), active)
         self.namespace = backend.namespace or chosen["context"].get("namespace") or "default"
+        self.context = str(chosen["name"])
         self.server = str(api.configuration.host)
         self._custom = client.CustomObjectsApi(api)
         self._core = client.CoreV1Api(api)
         self._rbac = client.RbacAuthorizationV1Api(api)
         self._policy = client.PolicyV1Api(api)
+        self._client = api
 
     def check(self) -> None:
         """Whether RayJobs can be had here."""
@@ -94,6 +97,28 @@ class KubernetesApi:
                 raise BackendUnavailable(f"the ended RayJob {name} is not gone after {patience_s:g} s", where=f"namespace {self.namespace}")
             time.sleep(0.5)
 
+    def secret_value(self, name: str, key: str) -> str:
+        secret: Any = self._call(
+            "read the Secret with Ray's token",
+            lambda: self._core.read_namespaced_secret(name, self.namespace, _request_timeout=TIMEOUT_S),
+        )
+        return base64.b64decode(secret.data[key]).decode()
+
+    def service_url(self, service: str, port: int) -> str:
+        return f"{self.server}/api/v1/namespaces/{self.namespace}/services/{service}:{port}/proxy/"
+
+    def through_proxy(
+        self, service: str, port: int, token: str, method: str, path: str, headers: Mapping[str, str], body: bytes | None
+    ) -> Any:
+        """An HTTP request to a Ray behind a service, whose content is not loaded yet; Authorization is the API server's own header."""
+        api = self._core.api_client
+        own: dict[str, str] = {**headers, **api.default_headers, "X-Ray-Authorization": f"Bearer {token}"}
+        api.update_params_for_auth(own, [], ["BearerToken"])
+        url = self.service_url(service, port) + path.removeprefix("/")
+        return api.rest_client.pool_manager.request(
+            method, url, headers=own, body=body, preload_content=False, redirect=False, timeout=TIMEOUT_S
+        )
+
     def pods(self, selector: str) -> list[Any]:
         listed = self._call(
             "list pods", lambda: self._core.list_namespaced_pod(self.namespace, label_selector=selector, _request_timeout=TIMEOUT_S)
@@ -113,7 +138,7 @@ class KubernetesApi:
             if error.status == 409 and taken is not None:
                 raise taken() from error
             if error.status in (401, 403):
-                raise BackendUnavailable(
+                raise Forbidden(
                     f"the cluster does not let this account {what}",
                     where=f"namespace {self.namespace} of {self.server}",
                     given=_message(error),
@@ -122,6 +147,87 @@ class KubernetesApi:
             raise BackendUnavailable(f"the cluster refuses to {what}", where=self.server, given=_message(error)) from error
         except HTTPError as error:
             raise BackendUnavailable(f"the cluster does not answer, to {what}", where=self.server, given=str(error)) from error
+
+    # what is asked before there is a job
+
+    def server_version(self) -> str:
+        return str(self._read("ask for its version", client.VersionApi(self._client).get_code)["gitVersion"])
+
+    def namespace_exists(self) -> bool:
+        """Raises Forbidden where this account may not ask."""
+        return self._exists("read the namespace", self._core.read_namespace, self.namespace)
+
+    def allows(self, verb: str, group: str, resource: str, subresource: str = "") -> bool:
+        """Whether this account may do this in the namespace."""
+        asked = {"namespace": self.namespace, "verb": verb, "group": group, "resource": resource, "subresource": subresource}
+        body = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": {"resourceAttributes": asked}}
+        review = client.AuthorizationV1Api(self._client).create_self_subject_access_review
+        return bool(self._read("ask what it may do", review, body)["status"]["allowed"])
+
+    def served(self) -> tuple[str, ...]:
+        """The resources of ray.io/v1: empty without KubeRay. Everybody may ask."""
+        try:
+            listed = self._read("list its resources", self._custom.get_api_resources, GROUP, VERSION)
+        except Missing:
+            return ()
+        return tuple(str(resource["name"]) for resource in listed["resources"])
+
+    def definition(self, name: str) -> rayjob.Document:
+        """A custom resource definition. Raises Forbidden where this account may not read it."""
+        read = client.ApiextensionsV1Api(self._client).read_custom_resource_definition
+        return dict(self._read(f"read the definition of {name}", read, name))
+
+    def operators(self) -> list[rayjob.Document]:
+        """Deployments of the KubeRay operator in all namespaces. Raises Forbidden where this account may not list them."""
+        listing = client.AppsV1Api(self._client).list_deployment_for_all_namespaces
+        found = [
+            deployment
+            for chosen in (
+                {"label_selector": "app.kubernetes.io/name=kuberay-operator"},
+                {"field_selector": "metadata.name=kuberay-operator"},
+            )
+            for deployment in self._read("list deployments", listing, **chosen)["items"]
+        ]
+        return list({str(deployment["metadata"]["uid"]): deployment for deployment in found}.values())
+
+    def secret_exists(self, name: str) -> bool:
+        """Without its values: only its metadata is asked for. Raises Forbidden where this account may not ask."""
+        bare = client.ApiClient(self._client.configuration)
+        bare.set_default_header("Accept", "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1")  # type: ignore[no-untyped-call]
+        return self._exists("read the Secret's metadata", client.CoreV1Api(bare).read_namespaced_secret, name, self.namespace)
+
+    def create_pod(self, document: rayjob.Document) -> None:
+        self._read("create a pod", self._core.create_namespaced_pod, self.namespace, document)
+
+    def find_pod(self, name: str) -> rayjob.Document | None:
+        try:
+            return dict(self._read("read a pod", self._core.read_namespaced_pod, name, self.namespace))
+        except Missing:
+            return None
+
+    def delete_pod(self, name: str) -> None:
+        with suppress(Missing):
+            self._read("delete a pod", self._core.delete_namespaced_pod, name, self.namespace, grace_period_seconds=0)
+
+    def pod_events(self, name: str) -> list[rayjob.Document]:
+        listing = self._core.list_namespaced_event
+        return list(self._read("list events", listing, self.namespace, field_selector=f"involvedObject.name={name}")["items"])
+
+    def _exists(self, what: str, read: Callable[..., Any], *names: str) -> bool:
+        try:
+            self._read(what, read, *names)
+        except Missing:
+            return False
+        return True
+
+    def _read(self, what: str, read: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """The answer as the API server writes it: names as in its reference."""
+        answer = self._call(what, lambda: read(*arguments, **options, _preload_content=False, _request_timeout=TIMEOUT_S))
+        return json.loads(answer.data)
+
+
+class Forbidden(BackendUnavailable):
+    """The account has not the right."""
 
 
 class Missing(BackendUnavailable):

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launcher.backends import local_ray
-from launcher.backends.base import Dashboard, Owner, Placement
+from launcher.backends import local_checks, local_ray
+from launcher.backends.base import Dashboard, Finding, Owner, Placement
+from launcher.config.schema import JobConfig
 from launcher.core.errors import BackendUnavailable
 from launcher.core.process import ProcessRef
 from launcher.core.run_store import RunStore
@@ -130,6 +131,9 @@ class LocalBackend:
         if running is None or not running.dashboard:
             return None
         return Dashboard(url=running.dashboard, token_file=str(local_ray.token_file(state)))
+
+    def examine(self, config: JobConfig) -> Iterator[Finding]:
+        return local_checks.examine(config, _gpus_here)
 
 
 def living_supervisors(state: Path) -> Iterator[LocalJob]:

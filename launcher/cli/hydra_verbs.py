@@ -60,7 +60,7 @@ def _output(form: str, name: str) -> Literal["text", "json"]:
 def train(arguments: tuple[str, ...]) -> int:
     """Start a job and show it until it ends, or with -d until it is started."""
     options = read_options(arguments)
-    configs = _configurations("train", options)
+    configs = configurations("train", options)
     if not configs:
         return 0
     _refuse_one_name_twice(configs)
@@ -82,7 +82,7 @@ def plan(arguments: tuple[str, ...]) -> int:
     options = read_options(arguments)
     if options.detach:
         raise UsageError("a plan starts nothing that could be left alone", where="--detach (command line)", next="leave it out")
-    configs = _configurations("plan", options)
+    configs = configurations("plan", options)
     for config in configs:
         from launcher import jobs
 
@@ -99,7 +99,7 @@ def plan(arguments: tuple[str, ...]) -> int:
     return 0
 
 
-def _configurations(verb: str, options: VerbOptions) -> list[JobConfig]:
+def configurations(verb: str, options: VerbOptions) -> list[JobConfig]:
     if {"-sc", "--shell-completion"} & set(options.rest) and _complete(verb, options.rest):
         return []
     # Hydra makes very many small objects that live as long as this: looking for garbage among them costs a tenth of the time.

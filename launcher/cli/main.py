@@ -33,6 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _hydra_verb(arguments: Sequence[str]) -> int:
+    if arguments[0] == "doctor":
+        from launcher.cli.doctor_verb import doctor
+
+        return int(doctor(tuple(arguments[1:])))
     from launcher.cli import hydra_verbs
 
     verb = hydra_verbs.train if arguments[0] == "train" else hydra_verbs.plan

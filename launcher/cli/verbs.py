@@ -7,6 +7,7 @@ import click
 VERBS: dict[str, tuple[str, str]] = {
     "train": ("launcher.cli.hydra_verbs:train", "Train a model: start a job and watch it (-d: leave it alone)."),
     "plan": ("launcher.cli.hydra_verbs:plan", "Show what train would submit, and whether it fits; touch nothing."),
+    "doctor": ("launcher.cli.doctor_verb:doctor", "Check that a job could run: the cluster, its rights, the image, the run store."),
     "ls": ("launcher.cli.run_verbs:ls", "List the runs."),
     "status": ("launcher.cli.run_verbs:status", "Show the state of a run."),
     "logs": ("launcher.cli.run_verbs:logs", "Show what the workers of a run wrote."),

@@ -28,6 +28,7 @@ ${hydra.help.footer}
 HEADERS = {
     "train": "train a model, as a job that can be left, watched, stopped and resumed",
     "plan": "show what `launch train` with the same words would submit; touches nothing",
+    "doctor": "check that a job with the same words could run, and say how to mend what could keep it from it",
 }
 
 

@@ -9,15 +9,12 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from platform import python_version
 
 from launcher.core.errors import LauncherError
 from launcher.core.store import open_store
 from launcher.core.store_check import check_store
-
-PACKAGES = ("launcher", "ray", "torch")
+from launcher.spec.versions import installed_versions
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -26,22 +23,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("runs", nargs="?", help="the run store to try; left out: none")
     parser.add_argument("--report", type=Path, help="a file that gets the line as well")
     given = parser.parse_args(arguments)
-    line = json.dumps({"versions": versions(), "store": examine_store(given.runs) if given.runs else None})
+    line = json.dumps({"versions": installed_versions(), "store": examine_store(given.runs) if given.runs else None})
     print(line)
     if given.report is not None:
         given.report.write_text(line)
     return 0
-
-
-def versions() -> dict[str, str]:
-    """Of what is installed; nothing of it is imported, so what is missing is only left out."""
-    found = {"python": python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def examine_store(runs: str) -> dict[str, str]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from launcher.backends.base import Dashboard, Owner, Placement
+from launcher.backends.base import Dashboard, Finding, Owner, Placement
 from launcher.config.parse import parse_config
 from launcher.config.schema import JobConfig
 from launcher.core.clock import ManualClock, timestamp
@@ -64,6 +64,7 @@ class FakeBackend:
     page: Dashboard | None = None
     remains: str = ""
     said: str = ""
+    findings: list[Finding] = field(default_factory=list)
     launched: list[JobSpec] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     announced: list[str] = field(default_factory=list)
@@ -97,6 +98,9 @@ class FakeBackend:
 
     def dashboard(self, run: RunStore) -> Dashboard | None:
         return self.page
+
+    def examine(self, config: JobConfig) -> Iterator[Finding]:
+        yield from self.findings
 
 
 _installed: list[FakeBackend] = []
