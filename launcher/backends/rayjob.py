@@ -46,7 +46,7 @@ def rayjob(spec: JobSpec, backend: KubeRayConfig, runs: str) -> Document:
     """`runs`: where the cluster finds the run store."""
     config = spec.config
     arguments = ["--runs", runs, "--run-id", spec.run_id, "--state", STATE_FOLDER, "--ray", "auto", "--worker-resource", WORKER_RESOURCE]
-    arguments += ["--pod-group", POD_GROUP]
+    arguments += ["--pod-group", POD_GROUP, "--image", backend.image]
     entrypoint = " ".join(shlex.quote(word) for word in ("python", "-m", "launcher.runtime.entrypoint", *arguments))
     cluster: Document = {
         "rayVersion": spec.versions["ray"],

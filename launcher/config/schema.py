@@ -104,6 +104,8 @@ class KubeRayConfig:
     """null: that of the context, else `default`."""
     image: str
     """With launcher, Ray and torch of the versions that submit."""
+    requirements: str | None = None
+    """A file in pip's requirements format: extra packages, installed on each machine of the job beside what the image has."""
     secret: str | None = None
     """Name of a Secret in the namespace whose keys become environment variables of the controller: those of the run store and of W&B."""
     priority_class: str | None = None

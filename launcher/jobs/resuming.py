@@ -16,8 +16,10 @@ from launcher.jobs.closing import close
 from launcher.jobs.observe import Seen, backend_of, observe
 from launcher.jobs.refs import RunRef, person
 from launcher.jobs.snapshot import read_snapshot
+from launcher.jobs.submitting import refuse_versions
 from launcher.spec.job import JobSpec
 from launcher.spec.status import JobState, RunStatus
+from launcher.spec.versions import installed_versions
 
 FROZEN = (
     "model",
@@ -57,9 +59,11 @@ def resume(ref: RunRef, overrides: Sequence[str] = (), *, clock: Clock | None = 
     placement = backend.place(replace(spec, config=_at_least(config, needed)))
     if not placement.fits:
         raise CapacityError("the job does not fit", where=placement.where, expected=placement.reason)
+    refuse_versions(config)
     seen = _closed_if_lost(ref, run, seen, clock)
-    if config != submitted:
-        spec = _next_spec(run, replace(spec, config=config))
+    versions = installed_versions()
+    if config != submitted or versions != spec.versions:
+        spec = _next_spec(run, replace(spec, config=config, versions=versions))
     wanted = Desired(
         revision=seen.snapshot.desired.revision + 1,
         state="running",

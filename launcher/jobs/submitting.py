@@ -11,15 +11,13 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from platform import python_version
 from typing import TYPE_CHECKING, Any
 
 from launcher.backends.base import Backend, Placement, open_backend
 from launcher.checkpoint.catalog import list_checkpoints
 from launcher.config.parse import TARGET, dump_config
-from launcher.config.schema import JobConfig
+from launcher.config.schema import JobConfig, KubeRayConfig
 from launcher.config.shipped import shipped_folder
 from launcher.core.clock import Clock, SystemClock, timestamp
 from launcher.core.errors import CapacityError, ConfigError, InfrastructureError, NameTaken, RunNotFound, StoreUnavailable, nearest
@@ -28,6 +26,8 @@ from launcher.core.store import is_local, local_path, open_store
 from launcher.core.types import JsonObject, RunId
 from launcher.jobs.refs import NAMES, NameRecord, RunRef, absolute_runs, find, free_name, person, read_name, take_name
 from launcher.spec.job import CodeRef, JobSpec
+from launcher.spec.packages import Requirements, read_requirements, requirements_key
+from launcher.spec.versions import installed_versions, refuse_image
 
 if TYPE_CHECKING:
     from launcher.spec.code import CodeArchive
@@ -73,11 +73,13 @@ class Plan:
 def plan(config: JobConfig, *, folder: Path) -> Plan:
     """What `submit` would do with the same words; touches nothing. Raises what submit would raise, but for a lack of room."""
     config = _resolved(config)
+    packages = _packages(config, folder)
     spec = _spec(config, _run_id(config), _CodeUnknown, SystemClock())
     placement = _place_or_reason(open_backend(config.backend.name), spec)
+    refuse_versions(config)
     code = _archive(config, folder)
     _refuse_taken(config)
-    code_ref = CodeRef(digest=code.digest, git_commit=code.git_commit, git_dirty=code.git_dirty)
+    code_ref = _code_ref(code, packages)
     # the id in the spec is made up: a submit makes up another
     return Plan(replace(spec, config=config, code=code_ref), placement, len(code.data), len(code.files))
 
@@ -90,6 +92,7 @@ def submit(config: JobConfig, *, folder: Path, clock: Clock | None = None) -> Ru
     """
     clock = clock or SystemClock()
     config = _resolved(config)
+    packages = _packages(config, folder)
     run_id = _run_id(config)
     backend = open_backend(config.backend.name)
     placement = backend.place(_spec(config, run_id, _CodeUnknown, clock))
@@ -101,15 +104,15 @@ def submit(config: JobConfig, *, folder: Path, clock: Clock | None = None) -> Ru
             expected=placement.reason,
             next="`launch plan` with the same words shows what would fit",
         )
+    refuse_versions(config)
     code = _archive(config, folder)
     _refuse_taken(config)
-    code_ref = CodeRef(digest=code.digest, git_commit=code.git_commit, git_dirty=code.git_dirty)
-    spec = _spec(config, run_id, code_ref, clock)
+    spec = _spec(config, run_id, _code_ref(code, packages), clock)
     fresh = is_local(config.runs) and not local_path(config.runs).exists()
     run = RunStore(open_store(config.runs, create=True), run_id)
     named = False
     try:
-        _write(run, spec, code.data)
+        _write(run, spec, code.data, packages)
         backend.announce(run)
         named = take_name(run.store, NameRecord(spec.name, run_id, spec.submitted_at))
         if not named:
@@ -124,12 +127,10 @@ def submit(config: JobConfig, *, folder: Path, clock: Clock | None = None) -> Ru
 _CodeUnknown = CodeRef(digest="")
 
 
-def versions() -> dict[str, str]:
-    found = {"python": python_version()}
-    for package in ("launcher", "torch", "ray"):
-        with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
+def refuse_versions(config: JobConfig) -> None:
+    """Raises ConfigError where the job's image is known not to fit this machine; what nobody knows yet, the controller finds out."""
+    if isinstance(config.backend, KubeRayConfig):
+        refuse_image(open_store(config.runs), config.backend.image, installed_versions())
 
 
 def _resolved(config: JobConfig) -> JobConfig:
@@ -168,7 +169,12 @@ def _run_id(config: JobConfig) -> RunId:
 def _spec(config: JobConfig, run_id: RunId, code: CodeRef, clock: Clock) -> JobSpec:
     name = config.name or run_id
     return JobSpec(
-        run_id=run_id, name=name, config=replace(config, name=name), code=code, versions=versions(), submitted_at=timestamp(clock.now())
+        run_id=run_id,
+        name=name,
+        config=replace(config, name=name),
+        code=code,
+        versions=installed_versions(),
+        submitted_at=timestamp(clock.now()),
     )
 
 
@@ -194,6 +200,20 @@ def _archive(config: JobConfig, folder: Path) -> CodeArchive:
     code = archive(folder, shipped_folder(), allow=config.code.allow, exclude=exclude)
     _refuse_missing_modules(config, {str(name) for name in code.files}, folder)
     return code
+
+
+def _packages(config: JobConfig, folder: Path) -> Requirements | None:
+    named = config.backend.requirements if isinstance(config.backend, KubeRayConfig) else None
+    return read_requirements(named, folder) if named is not None else None
+
+
+def _code_ref(code: CodeArchive, packages: Requirements | None) -> CodeRef:
+    return CodeRef(
+        digest=code.digest,
+        git_commit=code.git_commit,
+        git_dirty=code.git_dirty,
+        packages=packages.digest if packages is not None else None,
+    )
 
 
 def _refuse_missing_modules(config: JobConfig, files: set[str], folder: Path) -> None:
@@ -247,10 +267,12 @@ def _taken(name: str, runs: str) -> NameTaken:
     )
 
 
-def _write(run: RunStore, spec: JobSpec, code: bytes) -> None:
+def _write(run: RunStore, spec: JobSpec, code: bytes, packages: Requirements | None) -> None:
     from launcher.spec.code import code_key
 
     run.store.put(run.key(code_key(spec.code.digest)), code)
+    if packages is not None:
+        run.store.put(run.key(requirements_key(packages.digest)), packages.data)
     run.store.put(run.key(f"spec-{spec.number}.json"), encode(spec.to_json()))
     run.wish(Desired(revision=1, state="running", spec=spec.number, workers=spec.config.workers, by=person(), at=spec.submitted_at))
 

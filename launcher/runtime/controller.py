@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import Any
 
 from launcher.checkpoint.catalog import CheckpointInfo
 from launcher.core.clock import Clock, SystemClock, timestamp
-from launcher.core.errors import BackendUnavailable, LauncherError, StoreUnavailable
+from launcher.core.errors import BackendUnavailable, ConfigError, LauncherError, StoreUnavailable
 from launcher.core.exit_codes import ExitCode
 from launcher.core.run_store import LEASE_S, Desired, RunStore, TermBase
 from launcher.core.store import open_store
@@ -48,6 +48,7 @@ from launcher.runtime.watcher import Watcher
 from launcher.runtime.worker_group import RayPlace, WorkerGroup, wait_for_ray
 from launcher.spec.job import JobSpec
 from launcher.spec.status import JobState
+from launcher.spec.versions import disagreement, installed_versions, record_image
 
 TICK_S = 0.1
 REPEAT_S = 1.0
@@ -66,10 +67,18 @@ class Fenced(Exception):
 
 class Controller:
     def __init__(
-        self, run: RunStore, state_folder: Path, *, ray: str | None, worker_resource: str | None, pod_group: str | None, clock: Clock
+        self,
+        run: RunStore,
+        state_folder: Path,
+        *,
+        ray: str | None,
+        worker_resource: str | None,
+        pod_group: str | None,
+        clock: Clock,
+        image: str | None = None,
     ) -> None:
         self._run, self._state_folder, self._clock = run, state_folder, clock
-        self._ray, self._worker_resource, self._pod_group = ray, worker_resource, pod_group
+        self._ray, self._worker_resource, self._pod_group, self._image = ray, worker_resource, pod_group, image
         self._inbox: queue.SimpleQueue[Call] = queue.SimpleQueue()
         self._beats: dict[WorkerId, Any] | None = {}
         """The newest of each worker, until it is decided who is taken over."""
@@ -119,6 +128,8 @@ class Controller:
         )
         if desired.state == "stopped" and self._left.term is None:
             return self._end_at_once(JobState.STOPPED, "stopped before training began", ExitCode.STOPPED)
+        if (refusal := self._judge_image(spec.versions)) is not None:
+            return self._end_at_once(JobState.FAILED, str(refusal), ExitCode.INFRASTRUCTURE)
         try:
             if self._ray is not None:
                 place = RayPlace(self._ray, "")
@@ -158,7 +169,21 @@ class Controller:
         document = self._run.spec(desired.spec) if desired is not None else None
         if desired is None or document is None:
             raise BackendUnavailable("the run has no spec", where=self._run.uri, next="submit it again")
-        return desired, JobSpec.from_json(document)
+        try:
+            return desired, JobSpec.from_json(document)
+        except (ConfigError, TypeError) as error:  # what another launcher wrote: then that is what there is to say
+            wanted: Any = document.get("versions")
+            refusal = self._judge_image(wanted) if isinstance(wanted, dict) else None
+            raise (refusal or error) from error
+
+    def _judge_image(self, wanted: Mapping[str, str]) -> ConfigError | None:
+        """Leave word of what the image has, for those who submit next; the refusal of a job that cannot run in it."""
+        if self._image is None:
+            return None
+        found = installed_versions()
+        with suppress(StoreUnavailable):
+            record_image(self._run.store, self._image, found, self._clock)
+        return disagreement(self._image, wanted, found)
 
     def _claim(self) -> tuple[Term, Inheritance]:
         return claim_and_look(self._run, f"{socket.gethostname()}:{os.getpid()}", timestamp(self._clock.now()))
@@ -687,10 +712,17 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--ray", help="address of a Ray that is there; else the local one, which says in the state folder where it is")
     parser.add_argument("--worker-resource", help="of which each worker takes one, where Ray has a place for it")
     parser.add_argument("--pod-group", help="on Kubernetes: the group of worker pods whose bounds follow those of the run")
+    parser.add_argument("--image", help="the reference of the image that this runs in, whose versions are to be recorded")
     given = parser.parse_args(arguments)
     run = RunStore(open_store(given.runs), RunId(given.run_id))
     controller = Controller(
-        run, given.state, ray=given.ray, worker_resource=given.worker_resource, pod_group=given.pod_group, clock=SystemClock()
+        run,
+        given.state,
+        ray=given.ray,
+        worker_resource=given.worker_resource,
+        pod_group=given.pod_group,
+        image=given.image,
+        clock=SystemClock(),
     )
 
     def end(number: int, frame: FrameType | None) -> None:

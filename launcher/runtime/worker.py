@@ -31,10 +31,12 @@ from launcher.runtime.link import LinkClient, was_given_up
 from launcher.runtime.link_store import LinkStore
 from launcher.runtime.membership import Outcome
 from launcher.runtime.notices import Notice
+from launcher.runtime.packages import provide
 from launcher.runtime.reporter import Reporter, user_traceback
 from launcher.runtime.step_records import StepRecords
 from launcher.spec.code import unpack
 from launcher.spec.job import JobSpec
+from launcher.spec.packages import requirements_key
 
 if TYPE_CHECKING:
     from launcher.training.collective import Collective
@@ -364,6 +366,7 @@ class Worker:
         imported = time.monotonic()
         self._admitted.wait()
         self._run = RunStore(open_store(self._runs), RunId(self._spec.run_id))
+        self._provide_packages()
         code = unpack(self._run.store.get(self._run.key(f"code/{self._spec.code.digest}.zip")), self._spec.code.digest, self._code_folder)
         self._code = code
         sys.path.insert(0, str(code))
@@ -391,6 +394,12 @@ class Worker:
                     "build_s": round(time.monotonic() - imported, 3),
                 }
             )
+
+    def _provide_packages(self) -> None:
+        """Before the first import of the user's code."""
+        digest = self._spec.code.packages
+        if digest is not None:
+            provide(self._run.store.get(self._run.key(requirements_key(digest))), digest, self._code_folder.with_name("packages"))
 
     def _turn(self) -> None:
         """Wait for an order, and carry it out."""

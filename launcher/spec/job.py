@@ -15,12 +15,14 @@ VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class CodeRef:
-    """The user's code: an archive in the run store, and where it came from."""
+    """The user's code: an archive in the run store, where it came from, and what it needs."""
 
     digest: str
     """SHA-256 over sorted path, mode and content."""
     git_commit: str | None = None
     git_dirty: bool = False
+    packages: str | None = None
+    """SHA-256 of the archived requirements file; None: the job needs no more than what the cluster has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +34,7 @@ class JobSpec:
     config: JobConfig
     code: CodeRef
     versions: dict[str, str]
-    """Of python, launcher, torch, ray as the submitting machine has them."""
+    """Of python, launcher, torch, ray as the machine has them that submitted, or resumed, with this spec."""
     submitted_at: str
     version: int = VERSION
 
