@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -14,7 +15,11 @@ from launcher.core.exit_codes import ExitCode
 from launcher.core.run_store import RunStore
 from launcher.spec.job import JobSpec
 
-BACKENDS = {"local": "launcher.backends.local:LocalBackend", "kuberay": "launcher.backends.kuberay:KubeRayBackend"}
+BACKENDS = {
+    "local": "launcher.backends.local:LocalBackend",
+    "kuberay": "launcher.backends.kuberay:KubeRayBackend",
+    "ray": "launcher.backends.existing_ray:ExistingRayBackend",
+}
 """Modules by name, as text: a backend's third parties are imported when it is chosen."""
 
 
@@ -48,6 +53,8 @@ class Dashboard:
     url: str
     token_file: str
     """Where the token that the page asks for lies on this machine; "" where there is none."""
+    tunnel: Callable[[], AbstractContextManager[str]] | None = None
+    """Where the page cannot be opened from here as it is: a context in which it can, at the address that it gives."""
 
 
 class Result(Enum):

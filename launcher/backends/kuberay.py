@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from launcher.backends import rayjob
-from launcher.backends.base import Dashboard, Owner, Placement
+from launcher.backends import kubernetes_checks, rayjob
+from launcher.backends.base import Dashboard, Finding, Owner, Placement
 from launcher.backends.kuberay_settings import check_settings
 from launcher.backends.kubernetes_api import GROUP, VERSION, KubernetesApi
-from launcher.config.schema import KubeRayConfig
+from launcher.backends.service_proxy import serve
+from launcher.config.schema import JobConfig, KubeRayConfig
 from launcher.core.errors import BackendUnavailable, ConfigError
 from launcher.core.run_store import RunStore
 from launcher.core.store import is_local
 from launcher.spec.job import JobSpec
 
+DASHBOARD_PORT = 8265
 OVER = ("Complete", "Failed", "ValidationFailed")
 """Values of a RayJob's jobDeploymentStatus after which nothing of it works any more."""
 DELETED_S = 60.0
@@ -123,7 +126,16 @@ class KubeRayBackend:
         if not cluster:
             return None
         api = KubernetesApi(_config(_spec(run)))
-        return Dashboard(url=f"{api.server}/api/v1/namespaces/{api.namespace}/services/{cluster}-head-svc:8265/proxy/", token_file="")
+        service = f"{cluster}-head-svc"
+        token = api.secret_value(cluster, "auth_token")
+        return Dashboard(
+            url=api.service_url(service, DASHBOARD_PORT),
+            token_file="",
+            tunnel=lambda: serve(lambda *request: api.through_proxy(service, DASHBOARD_PORT, token, *request)),
+        )
+
+    def examine(self, config: JobConfig) -> Iterator[Finding]:
+        return kubernetes_checks.examine(config)
 
 
 def _spec(run: RunStore) -> JobSpec:

@@ -113,7 +113,7 @@ class KubernetesApi:
         """An HTTP request to a Ray behind a service, whose content is not loaded yet; Authorization is the API server's own header."""
         api = self._core.api_client
         own: dict[str, str] = {**headers, **api.default_headers, "X-Ray-Authorization": f"Bearer {token}"}
-        api.update_params_for_auth(own, [], ["BearerToken"])
+        api.update_params_for_auth(own, [], ["BearerToken"], path, method, body)
         url = self.service_url(service, port) + path.removeprefix("/")
         return api.rest_client.pool_manager.request(
             method, url, headers=own, body=body, preload_content=False, redirect=False, timeout=TIMEOUT_S

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
@@ -159,9 +160,15 @@ def resume(run: str, overrides: tuple[str, ...], detach: bool, runs: str, output
 @click.argument("run")
 @_options
 def dashboard(run: str, runs: str, output: str) -> None:
-    """Print the address of the dashboard of RUN, and where its token lies."""
+    """Print the address of the dashboard of RUN, and where its token lies; on a cluster, pass it on until Ctrl-C."""
     page = jobs.dashboard(jobs.find(run, runs))
-    if output == "json":
+    if page.tunnel is not None:
+        with page.tunnel() as url:
+            _json({"url": url, "token_file": ""}) if output == "json" else _echo(url)
+            sys.stdout.flush()
+            click.echo("passing it on until Ctrl-C", err=True)
+            threading.Event().wait()
+    elif output == "json":
         _json({"url": page.url, "token_file": page.token_file})
     else:
         _echo(page.url + (f"\ntoken: {page.token_file}" if page.token_file else ""))

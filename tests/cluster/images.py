@@ -51,6 +51,7 @@ def runtime_spec(path: Path) -> None:
 
 def _launcher(folder: Path) -> Path:
     root = folder / "launcher"
+    shutil.rmtree(root, ignore_errors=True)
     for name in ("usr", "etc", "tmp", "root", "proc", "sys", "dev", "var/tmp", "var/run", "home", "opt", *(str(p)[1:] for p in mounts())):
         (root / name).mkdir(parents=True, exist_ok=True)
     for name in ("tmp", "var/tmp"):

@@ -1,0 +1,108 @@
+"""A page of the cluster on this machine: a small HTTP proxy on loopback that goes through the Kubernetes API server.
+
+The API server takes this person's own credentials, and Ray its token, neither of which a browser would send; the proxy adds both. So that
+nobody else on this machine gets in with them, the first request has to bring a key that is in the address alone; a cookie keeps it.
+Web sockets are not passed on.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http.cookies import SimpleCookie
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+KEY = "launcher-key"
+CHUNK_BYTES = 64 * 1024
+HOP_BY_HOP = frozenset(
+    {"connection", "keep-alive", "transfer-encoding", "upgrade", "te", "trailer", "proxy-authorization", "host", "cookie"}
+)
+"""Headers that belong to one connection (RFC 9110, 7.6.1), and those that are the proxy's own business."""
+
+Request = Callable[[str, str, Mapping[str, str], bytes | None], Any]
+"""Method, path with query, headers, body -> an urllib3 response whose content is not loaded."""
+
+
+@contextmanager
+def serve(request: Request) -> Iterator[str]:
+    """While in the context, the page is served; gives its address."""
+    key = secrets.token_urlsafe(18)
+
+    class Handler(_Handler):
+        pass
+
+    Handler.request_page, Handler.key = staticmethod(request), key
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, name="service-proxy", daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/?{KEY}={key}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    request_page: Request
+    key: str
+
+    def _pass_on(self) -> None:
+        given = parse_qs(urlsplit(self.path).query).get(KEY, [""])[0]
+        if given and hmac.compare_digest(given, self.key):
+            self._welcome()
+        elif not self._is_known():
+            self._answer(403, b"open the address that `launch dashboard` has printed\n")
+        else:
+            self._fetch()
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = _pass_on
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing: the terminal belongs to the person."""
+
+    def _is_known(self) -> bool:
+        morsel = SimpleCookie(self.headers.get("Cookie", "")).get(KEY)
+        return morsel is not None and hmac.compare_digest(morsel.value, self.key)
+
+    def _welcome(self) -> None:
+        self.send_response(302)
+        self.send_header("Location", urlsplit(self.path).path)
+        self.send_header("Set-Cookie", f"{KEY}={self.key}; HttpOnly; SameSite=Strict; Path=/")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _fetch(self) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(length) if length else None
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP_BY_HOP}
+        try:
+            response = self.request_page(self.command, self.path, headers, body)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the person who looks at the page has to see it
+            self._answer(502, f"the cluster does not answer: {error}\n".encode())
+            return
+        try:
+            self.send_response(response.status)
+            for name, value in response.headers.items():
+                if name.lower() not in HOP_BY_HOP | {"content-length"}:
+                    self.send_header(name, value)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            for chunk in response.stream(CHUNK_BYTES, decode_content=False):
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
+            self.wfile.write(b"0\r\n\r\n")
+        finally:
+            response.release_conn()
+
+    def _answer(self, status: int, text: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "text/plain")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)

@@ -1,0 +1,113 @@
+"""One Kubernetes for all tests of this level: the one that cluster.py makes on this machine, or LAUNCHER_KUBECONFIG's.
+
+A cluster of somebody else's needs the operator, and says in LAUNCHER_CLUSTER_IMAGE and LAUNCHER_CLUSTER_RUNS what runs there and where it
+is recorded (s3://bucket/prefix, reached with the keys in the environment), in LAUNCHER_CLUSTER_SECRET which Secret holds these keys.
+Tests that kill a node or restart a part of the cluster are skipped there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.binaries import Unavailable
+from tests.cluster.cluster import BUCKET, STORE_SECRET, Cluster, folder
+from tests.cluster.images import LAUNCHER
+from tests.support.jobs import Project, write_project
+
+SMALL = ("backend.cpu=500m", "backend.memory=2Gi", "backend.head_cpu=500m", "backend.head_memory=3Gi")
+"""Two nodes that have the two cores of one machine each hold a head and four workers."""
+
+
+@dataclass
+class TestCluster:
+    __test__ = False
+
+    kubeconfig: Path
+    image: str
+    secret: str
+    runs: str
+    store: dict[str, str]
+    parts: Cluster | None
+    """None: it is somebody else's."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"KUBECONFIG": str(self.kubeconfig), **self.store}
+
+    @property
+    def words(self) -> list[str]:
+        """Of a job there."""
+        where = [f"backend.image={self.image}", f"backend.secret={self.secret}"]
+        return ["backend=kuberay", *where, *SMALL, "gpu=1", "resources.device=cpu"]
+
+    def kubectl(self, *words: str, check: bool = True) -> str:
+        done = subprocess.run(
+            ["kubectl", f"--kubeconfig={self.kubeconfig}", *words], capture_output=True, text=True, timeout=120, check=False
+        )
+        assert not check or done.returncode == 0, f"kubectl {' '.join(words)}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def pods(self, run_id: str, kind: str = "worker") -> dict[str, str]:
+        """Node of each pod of a run that is not being ended; `kind` is head or worker."""
+        listed: Any = json.loads(self.kubectl("get", "pods", "-l", f"launcher/run={run_id},ray.io/node-type={kind}", "-o", "json"))
+        living = [pod for pod in listed["items"] if "deletionTimestamp" not in pod["metadata"]]
+        return {pod["metadata"]["name"]: pod["spec"].get("nodeName", "") for pod in living}
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[TestCluster]:
+    given = os.environ.get("LAUNCHER_KUBECONFIG")
+    if given:
+        store = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+        names = ("LAUNCHER_CLUSTER_IMAGE", "LAUNCHER_CLUSTER_SECRET", "LAUNCHER_CLUSTER_RUNS")
+        image, secret, runs = (os.environ[name] for name in names)
+        yield TestCluster(Path(given), image, secret, runs.rstrip("/"), store, None)
+        return
+    made = Cluster(folder())
+    was_up = made.kubeconfig.exists()
+    try:
+        made.up()
+    except Unavailable as error:
+        if os.environ.get("CI"):
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+    try:
+        yield TestCluster(made.kubeconfig, LAUNCHER, STORE_SECRET, f"s3://{BUCKET}", made.store_environment, made)
+    finally:
+        if not was_up:
+            made.down()
+
+
+@pytest.fixture
+def own_cluster(cluster: TestCluster) -> Cluster:
+    """The parts of the cluster, for tests that break some of them."""
+    if cluster.parts is None:
+        pytest.skip("it breaks parts of the cluster, and this one is somebody else's")
+    return cluster.parts
+
+
+class ClusterProject(Project):
+    """A user's checkout whose jobs go to the cluster."""
+
+    words: list[str]
+
+    def job(self, *overrides: str) -> list[str]:
+        given = {word.partition("=")[0] for word in overrides}
+        return super().job(*(word for word in self.words if word.partition("=")[0] not in given), *overrides)
+
+
+@pytest.fixture
+def project(cluster: TestCluster, tmp_path: Path) -> Iterator[ClusterProject]:
+    write_project(tmp_path / "project")
+    made = ClusterProject(tmp_path / "project", tmp_path / "ray", f"{cluster.runs}/{tmp_path.name}-{os.getpid()}", cluster.environment)
+    made.words = cluster.words
+    yield made
+    cluster.kubectl("delete", "rayjobs", "-l", "app.kubernetes.io/managed-by=launcher", "--wait=true", "--timeout=60s", check=False)
