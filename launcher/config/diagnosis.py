@@ -15,6 +15,8 @@ from launcher.core.errors import ConfigError, LauncherError, nearest
 COMMAND_LINE = "command line"
 OPEN_GROUPS = ("model", "data", "task", "optimizer", "scheduler")
 """Groups whose keys are the arguments of what they name, so that new ones can be added."""
+OPEN_MAPPINGS = ("backend.node_selector", "backend.overlay")
+"""Keys under which a person writes keys of their own."""
 FULL_ERROR = "HYDRA_FULL_ERROR=1 shows where it comes from"
 
 
@@ -102,6 +104,10 @@ def unknown_key(key: str, override: str, sources: Sources) -> ConfigError:
     while parent and not sources.keys(parent):
         key, (parent, _, name) = parent, parent.rpartition(".")
     known = sources.keys(parent) if parent else [*sources.keys(""), *sources.groups()]
+    if key in OPEN_MAPPINGS and name in known and word.sign == "":
+        return ConfigError(
+            f"what stands under {key} is added, with +", where=f"{key} ({COMMAND_LINE})", given=override, expected=f"+{override}"
+        )
     if name in known:
         return ConfigError(
             f"{key} is a value, with nothing under it", where=f"{key} ({COMMAND_LINE})", given=override, expected=f"{key}=value"

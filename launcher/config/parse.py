@@ -157,4 +157,6 @@ def _scalar(hint: type, value: Any, key: str) -> Any:
     if type(value) is hint:
         return value
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    if hint is str and isinstance(value, float):  # YAML has read it already: 1.10 is 1.1 by now
+        raise ConfigError("the value does not fit", where=key, given=repr(value), expected=f"text, in quotes: '{key}=\"{value}\"'")
     raise ConfigError("the value does not fit", where=key, given=repr(value), expected=words[hint])
