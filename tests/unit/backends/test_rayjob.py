@@ -104,5 +104,10 @@ def test_a_drain_of_nodes_stops_at_the_least() -> None:
     assert budget["minAvailable"] == 2
     assert budget["selector"]["matchLabels"]["ray.io/node-type"] == "worker"
     assert all(each["metadata"]["ownerReferences"] == [owner] for each in companions.values())
-    (rule,) = companions["Role"]["rules"]
-    assert rule["resources"] == ["rayclusters"]
+
+
+def test_the_controller_may_change_the_bounds_of_its_cluster_and_its_own_budget() -> None:
+    role = next(each for each in rayjob.companions(spec(), {}) if each["kind"] == "Role")
+    clusters, budgets = role["rules"]
+    assert (clusters["resources"], clusters["verbs"]) == (["rayclusters"], ["get", "patch"])
+    assert (budgets["resources"], budgets["resourceNames"]) == (["poddisruptionbudgets"], ["mlp-abcdef"])
