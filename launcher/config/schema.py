@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from launcher.core.errors import ConfigError
 from launcher.core.run_store import WorkerBounds
@@ -126,7 +127,53 @@ class KubeRayConfig:
     """Merged into the pod template of the workers (RFC 7396), for what is not foreseen here."""
 
 
-BackendConfig = LocalConfig | KubeRayConfig
+@dataclass(frozen=True, kw_only=True)
+class RayConfig:
+    """A Ray cluster that is there already."""
+
+    name: Literal["ray"] = "ray"
+    address: str
+    """Of its dashboard, which takes the jobs: http://HOST:8265."""
+    token_file: str | None = None
+    """File on this machine with the cluster's token, absolute or under ~; null: RAY_AUTH_TOKEN, else the file that Ray itself would read."""
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.address)
+        try:
+            whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # the port is no number
+            whole = False
+        if not whole or parts.query or parts.fragment:
+            raise ConfigError(
+                "this is not the address of a Ray dashboard",
+                where="backend.address",
+                given=_without_user(self.address),
+                expected="http://HOST:8265 or https://HOST/PATH; jobs go through the dashboard, not through ray:// or the port 6379",
+            )
+        if parts.username is not None or parts.password is not None:
+            raise ConfigError(
+                "the address holds a user or a password, and addresses are recorded",
+                where="backend.address",
+                given=_without_user(self.address),
+                expected="an address alone, with the token in a file",
+                next="set backend.token_file, or RAY_AUTH_TOKEN",
+            )
+        if self.token_file is not None and not self.token_file.startswith(("/", "~")):
+            raise ConfigError(
+                "the path of the token depends on the folder that one is in, and every command has to find it",
+                where="backend.token_file",
+                given=self.token_file,
+                expected="an absolute path, or one that begins with ~",
+            )
+
+
+def _without_user(address: str) -> str:
+    """What may be shown of an address that somebody put a password into."""
+    before, at, after = address.rpartition("@")
+    return f"{before.partition('://')[0]}://...@{after}" if at else address
+
+
+BackendConfig = LocalConfig | KubeRayConfig | RayConfig
 """Where the job runs: which keys there are follows from the name."""
 
 

@@ -14,6 +14,7 @@ from launcher.config.schema import (
     JobConfig,
     KubeRayConfig,
     LocalConfig,
+    RayConfig,
     ResourcesConfig,
     TrackingConfig,
 )
@@ -23,7 +24,7 @@ from launcher.config.shipped import shipped_folder
 pytestmark = pytest.mark.unit
 CONFIGS = shipped_folder() / "configs"
 CHOICES = sorted(f"{path.parent.relative_to(CONFIGS)}={path.stem}" for path in CONFIGS.glob("*/**/*.yaml"))
-MUST_BE_SAID = {"backend=kuberay": ["backend.image=registry/launcher:1"]}
+MUST_BE_SAID = {"backend=kuberay": ["backend.image=registry/launcher:1"], "backend=ray": ["backend.address=http://head:8265"]}
 TYPES = {
     "trainer": Trainer,
     "elastic": ElasticConfig,
@@ -31,6 +32,7 @@ TYPES = {
     "checkpoint": CheckpointConfig,
     "backend/local": LocalConfig,
     "backend/kuberay": KubeRayConfig,
+    "backend/ray": RayConfig,
     "tracking": TrackingConfig,
     "code": CodeConfig,
 }

@@ -1,0 +1,192 @@
+"""The calls to a Ray cluster's dashboard that a job needs, as plain HTTP: importing Ray's own client takes seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.client import HTTPException
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote, urlencode
+from urllib.request import Request, urlopen
+
+from launcher.config.schema import RayConfig
+from launcher.core.errors import BackendUnavailable, ConfigError
+
+TIMEOUT_S = 5.0
+SUBMIT_TIMEOUT_S = 60.0
+"""The first job on a cluster waits until the agent there has connected to Ray."""
+MOST_NODES = 10_000
+"""The dashboard lists no more at once."""
+
+
+@dataclass(frozen=True)
+class Token:
+    value: str
+    source: str
+    """In words; the value itself is told to nobody but the cluster."""
+    path: str = ""
+
+
+class RayApi:
+    """Whatever fails is a BackendUnavailable, or a ConfigError for a token file, that says what to do."""
+
+    def __init__(self, backend: RayConfig) -> None:
+        self.address = backend.address.rstrip("/")
+        self.token = read_token(backend.token_file)
+
+    def version(self) -> str:
+        found = self._call("GET", "/api/version", "say its version")
+        if not isinstance(found, dict) or "ray_version" not in found:
+            raise self._no_dashboard()
+        return str(found["ray_version"])
+
+    def refuse_other_versions(self) -> None:
+        theirs, ours = self.version(), version("ray")
+        if theirs != ours:
+            raise BackendUnavailable(
+                "the cluster has another version of Ray than this launcher",
+                where=self._where,
+                given=f"ray {theirs}",
+                expected=f"ray {ours}",
+                next=f"install ray=={theirs} here, or start the cluster with ray=={ours}",
+            )
+
+    def gpus(self) -> list[int]:
+        """How many each node has, nodes without any included."""
+        query = {"detail": 1, "limit": MOST_NODES, "filter_keys": "state", "filter_predicates": "=", "filter_values": "ALIVE"}
+        listed = self._call("GET", f"/api/v0/nodes?{urlencode(query)}", "list its nodes")
+        try:
+            return [int(node["resources_total"].get("GPU", 0)) for node in listed["data"]["result"]["result"]]
+        except (LookupError, TypeError, AttributeError):
+            raise self._no_dashboard() from None
+
+    def job(self, submission: str) -> Any:
+        """Ray's account of a job, or None where the cluster does not know it."""
+        try:
+            return self._call("GET", _path(submission), "tell of the job")
+        except Missing:
+            return None
+
+    def log(self, submission: str) -> str:
+        try:
+            return str(self._call("GET", f"{_path(submission)}/logs", "show the job's log")["logs"])
+        except Missing:
+            return ""
+
+    def submit(self, submission: str, entrypoint: str, metadata: Mapping[str, str]) -> None:
+        request = {"entrypoint": entrypoint, "submission_id": submission, "metadata": dict(metadata), "entrypoint_num_cpus": 0}
+        self._call("POST", "/api/jobs/", "take the job", request, timeout_s=SUBMIT_TIMEOUT_S)
+
+    def stop(self, submission: str) -> None:
+        """Ask for its end; a job that is over or not known is left as it is."""
+        try:
+            self._call("POST", f"{_path(submission)}/stop", "stop the job", {})
+        except Missing:
+            return
+
+    @property
+    def _where(self) -> str:
+        return f"{self.address} (backend.address)"
+
+    def _call(self, method: str, path: str, what: str, body: dict[str, Any] | None = None, *, timeout_s: float = TIMEOUT_S) -> Any:
+        data = json.dumps(body).encode() if body is not None else None
+        request = Request(self.address + path, data=data, method=method, headers={"Content-Type": "application/json"})
+        if self.token is not None:
+            # unredirected: whoever this address points on to does not get the token
+            request.add_unredirected_header("Authorization", f"Bearer {self.token.value}")
+        try:
+            with urlopen(request, timeout=timeout_s) as answer:
+                text = answer.read()
+        except HTTPError as error:
+            raise self._refusal(error, what) from error
+        except (OSError, HTTPException) as error:
+            reason = error.reason if isinstance(error, URLError) else error
+            raise BackendUnavailable(
+                f"no Ray cluster answers: {getattr(reason, 'strerror', None) or str(reason) or type(reason).__name__}",
+                where=self._where,
+                expected="the dashboard of a cluster that is up, as in http://HOST:8265",
+                next="start the cluster or the tunnel to it, or correct backend.address",
+            ) from error
+        try:
+            return json.loads(text)
+        except ValueError:
+            raise self._no_dashboard() from None
+
+    def _refusal(self, error: HTTPError, what: str) -> BackendUnavailable:
+        with error:
+            said = error.read().decode(errors="replace").strip()
+        if error.code in (401, 403):
+            return self._refused_token(error.code)
+        if error.code == 404:
+            return Missing(
+                f"nothing at this address can {what}",
+                where=self._where,
+                expected="the dashboard of a Ray cluster, as in http://HOST:8265",
+            )
+        # Ray answers with a traceback, whose last words say what is the matter
+        last = next((line for line in reversed(said.splitlines()) if len(line) > 1), "")
+        return BackendUnavailable(
+            f"the Ray cluster fails to {what}",
+            where=self._where,
+            given=f"{error.code} {error.reason}: {last[:400]}".rstrip(": "),
+            next="look into the dashboard's log on the head of the cluster, then try again",
+        )
+
+    def _refused_token(self, code: int) -> BackendUnavailable:
+        return BackendUnavailable(
+            "the Ray cluster asks for a token" if self.token is None else "the Ray cluster refuses the token",
+            where=self._where,
+            given=f"{'no token' if self.token is None else 'the token of ' + self.token.source} (answer {code})",
+            expected="the token that the cluster was started with",
+            next="set backend.token_file to a file that holds it, or RAY_AUTH_TOKEN",
+        )
+
+    def _no_dashboard(self) -> BackendUnavailable:
+        return BackendUnavailable(
+            "what answers there is not a Ray dashboard",
+            where=self._where,
+            expected="the dashboard of a Ray cluster, as in http://HOST:8265",
+        )
+
+
+class Missing(BackendUnavailable):
+    pass
+
+
+def read_token(file: str | None) -> Token | None:
+    """The token for the cluster, looked for where Ray's own clients look when no file is named. Raises ConfigError for a file without one."""
+    if file is not None:
+        return _from_file(Path(file).expanduser(), "backend.token_file")
+    if given := os.environ.get("RAY_AUTH_TOKEN", "").strip():
+        return Token(_checked(given, "RAY_AUTH_TOKEN", "that variable"), "RAY_AUTH_TOKEN")
+    if named := os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return _from_file(Path(named).expanduser(), "RAY_AUTH_TOKEN_PATH")
+    usual = Path.home() / ".ray" / "auth_token"
+    return _from_file(usual, "Ray's own token file") if usual.exists() else None
+
+
+def _from_file(path: Path, where: str) -> Token:
+    try:
+        text = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not text"
+        raise ConfigError(
+            f"the token of the Ray cluster cannot be read: {why}", where=where, given=str(path), expected="a file that holds the token"
+        ) from error
+    return Token(_checked(text, where, str(path)), str(path), str(path))
+
+
+def _checked(text: str, where: str, given: str) -> str:
+    """A header takes printable ASCII alone; what else is in there is not shown, it may be half a secret."""
+    if not text or not text.isascii() or not text.isprintable():
+        raise ConfigError("there is no token of a Ray cluster in it", where=where, given=given, expected="one line of printable ASCII")
+    return text
+
+
+def _path(submission: str) -> str:
+    return f"/api/jobs/{quote(submission, safe='')}"
