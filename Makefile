@@ -6,7 +6,8 @@ READY := $(VENV)/.ready
 S3 := .cache/bin/versitygw
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help setup train check format test test-unit test-distributed test-ray test-storage test-simulation simulate bench soak clean
+.PHONY: help setup train check format test test-unit test-distributed test-ray test-storage test-simulation simulate bench soak clean \
+  cluster-up cluster-down test-cluster
 .DEFAULT_GOAL := help
 
 help: ## Say what there is to make
@@ -66,6 +67,16 @@ test-storage: $(READY) $(S3) ## A local folder and a real S3 server
 
 test-ray: $(READY) $(S3) ## A real local Ray, whole jobs
 	$(PYTEST) -m ray
+
+test-cluster: $(READY) ## Jobs on a real Kubernetes with the KubeRay operator: cluster-up's, or LAUNCHER_KUBECONFIG's
+	$(PYTEST) tests/cluster
+
+cluster-up: $(READY) ## A Kubernetes of two nodes on this machine (root; the first time its parts are built, a quarter of an hour)
+	@$(BIN)/python -m tests.cluster.binaries
+	@$(BIN)/python -m tests.cluster up
+
+cluster-down: $(READY) ## End it and leave nothing behind
+	@$(BIN)/python -m tests.cluster down
 
 $(S3): tests/storage/versitygw/go.mod tests/storage/versitygw/go.sum | $(READY)
 	@$(BIN)/python -m tests.support.s3 build

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from launcher.backends import kubernetes_checks, rayjob
@@ -43,6 +44,15 @@ class KubeRayBackend:
         backend = _config(spec)
         api = KubernetesApi(backend)
         api.check()
+        if refusal := api.refusal(rayjob.rayjob(spec, backend, given.runs)):
+            of_overlay = bool(backend.overlay) and "workerGroupSpecs[0].template" in refusal
+            raise ConfigError(
+                "the cluster refuses the RayJob of this job",
+                where="backend.overlay" if of_overlay else "backend",
+                given=refusal,
+                expected="a pod template: workerGroupSpecs[0].template is what the overlay is merged into" if of_overlay else "",
+                next="" if of_overlay else "`launch doctor` looks at the operator and its version",
+            )
         gpu = given.gpu or 0
         device = "cpu" if gpu == 0 or given.resources.device == "cpu" else "cuda"
         total = api.gpus(backend.gpu_resource) if gpu else None
@@ -67,6 +77,9 @@ class KubeRayBackend:
         if left is not None and _phase(left) in OVER:  # the run goes on where this one ended
             api.delete(name)
             api.wait_until_gone(name, DELETED_S)
+        desired = run.desired()
+        if desired is not None:  # a resize may have changed the bounds since the spec was written
+            spec = replace(spec, config=replace(spec.config, workers=desired.workers))
         made = api.create(rayjob.rayjob(spec, _config(spec), run.store.uri))
         owner = {
             "apiVersion": f"{GROUP}/{VERSION}",
@@ -97,10 +110,19 @@ class KubeRayBackend:
             return error.what
         if found is None:
             return "its RayJob is gone"
-        api = KubernetesApi(_config(_spec(run)))
-        pods = api.pods(f"{rayjob.RUN_LABEL}={run.run_id}")
-        waiting = "; ".join(why for pod in pods if (why := _why_not_ready(pod)))
-        return waiting or f"the RayJob is {_phase(found) or 'new'}"
+        status: Any = found.get("status") or {}
+        said = str(status.get("message") or "")
+        try:
+            api = KubernetesApi(_config(_spec(run)))
+            pods = api.pods(f"{rayjob.RUN_LABEL}={run.run_id}")
+            waiting = "; ".join(why for pod in pods if (why := _why_not_ready(pod)))
+            # Without pods something refuses them: a quota, a policy, an operator that is not there.
+            said = waiting or said or ("" if pods else next(iter(api.warnings(run.run_id)), ""))
+        except BackendUnavailable as error:
+            said = error.what
+        if not said and not status:
+            return "the KubeRay operator has not taken up the RayJob: is it running?"
+        return said or f"the RayJob is {_phase(found)}; its pods start"
 
     def last_words(self, run: RunStore) -> str:
         try:

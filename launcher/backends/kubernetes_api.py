@@ -19,6 +19,7 @@ from launcher.core.errors import BackendUnavailable, NameTaken
 
 GROUP, VERSION, RAYJOBS = "ray.io", "v1", "rayjobs"
 TIMEOUT_S = 20
+CREATE_ATTEMPTS = 5
 
 
 class KubernetesApi:
@@ -67,13 +68,49 @@ class KubernetesApi:
             return None
 
     def create(self, document: rayjob.Document) -> Any:
-        """Create-if-absent: a job whose answer was lost is found when it is tried again."""
-        name = str(document["metadata"]["name"])
-        return self._call(
-            "create the RayJob",
-            lambda: self._custom.create_namespaced_custom_object(*self._rayjobs, document, _request_timeout=TIMEOUT_S),
-            taken=lambda: NameTaken("there is a RayJob of this name", where=f"namespace {self.namespace}", given=name),
+        """Create the RayJob once, also where the answer is lost: what is there when it is tried again, and is of the same run, is this one.
+
+        Raises NameTaken when it is another's.
+        """
+        made = self._create(
+            "RayJob", lambda: self._custom.create_namespaced_custom_object(*self._rayjobs, document, _request_timeout=TIMEOUT_S)
         )
+        if made is not None:
+            return made
+        name, ours = str(document["metadata"]["name"]), document["metadata"]["annotations"]
+        found = self.find(name)
+        theirs = found["metadata"].get("annotations", {}) if found is not None else ours
+        if found is None or any(theirs.get(key) != value for key, value in ours.items()):
+            raise NameTaken("there is a RayJob of this name", where=f"namespace {self.namespace}", given=name)
+        return found
+
+    def _create(self, kind: str, create: Callable[[], Any]) -> Any:
+        """None when it is there already. Tried again where no answer came: it may have been created or not."""
+        for left in range(CREATE_ATTEMPTS - 1, -1, -1):
+            try:
+                return self._call(f"create the {kind}", create)
+            except AlreadyThere:
+                return None
+            except NoAnswer:
+                if not left:
+                    raise
+                time.sleep(1.0)
+        return None
+
+    def refusal(self, document: rayjob.Document) -> str:
+        """Why the cluster would not take this RayJob as it is: a field it does not know, a value, an admission policy. Writes nothing."""
+        try:
+            self._custom.create_namespaced_custom_object(
+                *self._rayjobs, document, dry_run="All", field_validation="Strict", _request_timeout=TIMEOUT_S
+            )
+        except ApiException as error:
+            # 400 is also the answer where an admission webhook cannot be asked without an effect; others are not about the document.
+            message = _message(error)
+            if error.status in (400, 422) and "dry run" not in message:
+                return message
+        except HTTPError:
+            pass  # the calls that matter say so
+        return ""
 
     def create_companion(self, document: rayjob.Document) -> None:
         create: Any = {
@@ -82,7 +119,7 @@ class KubernetesApi:
             "RoleBinding": self._rbac.create_namespaced_role_binding,
             "PodDisruptionBudget": self._policy.create_namespaced_pod_disruption_budget,
         }[str(document["kind"])]
-        self._call(f"create the {document['kind']}", lambda: create(self.namespace, document, _request_timeout=TIMEOUT_S))
+        self._create(str(document["kind"]), lambda: create(self.namespace, document, _request_timeout=TIMEOUT_S))
 
     def delete(self, name: str) -> None:
         with suppress(Missing):
@@ -119,6 +156,18 @@ class KubernetesApi:
             method, url, headers=own, body=body, preload_content=False, redirect=False, timeout=TIMEOUT_S
         )
 
+    def warnings(self, of: str) -> list[str]:
+        """What the cluster says against objects whose names begin so, the newest of each kind, newest first."""
+        listing = self._core.list_namespaced_event
+        events: Any = self._read("list events", listing, self.namespace, field_selector="type=Warning")["items"]
+        newest: dict[tuple[str, str], str] = {}
+        for event in sorted(events, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or "")):
+            about = event["involvedObject"]
+            if str(about.get("name", "")).startswith(of):
+                newest.pop((about["kind"], event.get("reason", "")), None)
+                newest[about["kind"], event.get("reason", "")] = str(event.get("message", "")).strip()
+        return list(reversed(newest.values()))
+
     def pods(self, selector: str) -> list[Any]:
         listed = self._call(
             "list pods", lambda: self._core.list_namespaced_pod(self.namespace, label_selector=selector, _request_timeout=TIMEOUT_S)
@@ -129,14 +178,14 @@ class KubernetesApi:
     def _rayjobs(self) -> tuple[str, str, str, str]:
         return GROUP, VERSION, self.namespace, RAYJOBS
 
-    def _call(self, what: str, call: Callable[[], Any], *, taken: Callable[[], Exception] | None = None) -> Any:
+    def _call(self, what: str, call: Callable[[], Any]) -> Any:
         try:
             return call()
         except ApiException as error:
             if error.status == 404:
                 raise Missing(what, self) from error
-            if error.status == 409 and taken is not None:
-                raise taken() from error
+            if error.status == 409:
+                raise AlreadyThere(f"the cluster has it already: {what}", where=self.server, given=_message(error)) from error
             if error.status in (401, 403):
                 raise Forbidden(
                     f"the cluster does not let this account {what}",
@@ -146,7 +195,7 @@ class KubernetesApi:
                 ) from error
             raise BackendUnavailable(f"the cluster refuses to {what}", where=self.server, given=_message(error)) from error
         except HTTPError as error:
-            raise BackendUnavailable(f"the cluster does not answer, to {what}", where=self.server, given=str(error)) from error
+            raise NoAnswer(f"the cluster does not answer, to {what}", where=self.server, given=str(error)) from error
 
     # what is asked before there is a job
 
@@ -224,6 +273,14 @@ class KubernetesApi:
         """The answer as the API server writes it: names as in its reference."""
         answer = self._call(what, lambda: read(*arguments, **options, _preload_content=False, _request_timeout=TIMEOUT_S))
         return json.loads(answer.data)
+
+
+class AlreadyThere(BackendUnavailable):
+    pass
+
+
+class NoAnswer(BackendUnavailable):
+    """What was asked may have been done or not."""
 
 
 class Forbidden(BackendUnavailable):

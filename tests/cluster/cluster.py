@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.cluster import images
@@ -40,6 +40,7 @@ SERVER = f"https://{HOST}:6443"
 ETCD = "http://127.0.0.1:23790"
 NEEDED = ("containerd", "runc", "ctr", "iptables-save", "ip", "kubectl", "gcc", "openssl")
 READY_S = 120.0
+FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 
 
 def folder() -> Path:
@@ -57,6 +58,10 @@ class Cluster:
         missing = [name for name in NEEDED if shutil.which(name) is None]
         if missing or os.geteuid() != 0:
             raise Unavailable(f"not on this machine: {', '.join(missing)}" if missing else "the test cluster needs root")
+        if not self._folder.exists() and "KUBE-" in _run("iptables-save"):
+            raise Unavailable(
+                "another Kubernetes is at work on this machine, and `down` would take its rules away: name it in LAUNCHER_KUBECONFIG"
+            )
         for tool in TOOLS:
             build(tool)
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -86,11 +91,12 @@ class Cluster:
             if line.split()[1].startswith(f"{self._folder}/"):
                 _run("umount", "-l", line.split()[1], check=False)
         for name in _run("ip", "netns", "list").split():
-            if name.startswith("cni-"):
+            if name.startswith("cni-") and f" {PODS}." in _run("ip", "netns", "exec", name, "ip", "-4", "addr", check=False):
                 _run("ip", "netns", "del", name, check=False)
         _run("ip", "link", "del", BRIDGE, check=False)
         rules = "\n".join(line for line in _run("iptables-save").splitlines() if "KUBE-" not in line and "CNI-" not in line)
         subprocess.run(["iptables-restore"], input=f"{rules}\n", text=True, check=False, capture_output=True)
+        FORWARDING.write_text((self._folder / "ip_forward").read_text())
         shutil.rmtree(self._folder)
 
     def nodes(self) -> list[str]:
@@ -106,8 +112,17 @@ class Cluster:
                     os.kill(process, signal.SIGKILL)
 
     def restart_operator(self) -> None:
-        self._processes.end("kuberay-operator", grace_s=5.0)
-        self._operator()
+        with self.without("kuberay-operator"):
+            pass
+
+    @contextmanager
+    def without(self, part: str) -> Iterator[None]:
+        """While in the context, a process of the control plane does not run."""
+        self._processes.end(part, grace_s=5.0 if part == "kuberay-operator" else 0.5)
+        try:
+            yield
+        finally:
+            self.up(len(self.nodes()))
 
     def restart_store(self, *, pause_s: float) -> None:
         self._processes.end("s3", grace_s=5.0)
@@ -126,7 +141,9 @@ class Cluster:
     # the parts
 
     def _network(self) -> None:
-        Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+        if not (self._folder / "ip_forward").exists():
+            self._write("ip_forward", FORWARDING.read_text())
+        FORWARDING.write_text("1")
         if not Path(f"/sys/class/net/{BRIDGE}").exists():
             _run("ip", "link", "add", BRIDGE, "type", "bridge")
             _run("ip", "addr", "add", f"{HOST}/16", "dev", BRIDGE)
