@@ -124,7 +124,7 @@ class KubeRayConfig:
     head_memory: str = "8Gi"
     """Of the head, which carries Ray and the controller and no worker."""
     overlay: dict[str, Any] = field(default_factory=dict)
-    """Merged into the pod template of the workers (RFC 7396), for what is not foreseen here."""
+    """Merged into the pod template of the workers, lists by their items' names, for what is not foreseen here."""
 
 
 @dataclass(frozen=True, kw_only=True)
