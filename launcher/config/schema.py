@@ -138,12 +138,14 @@ class RayConfig:
     """File on this machine with the cluster's token, absolute or under ~; null: RAY_AUTH_TOKEN, else the file that Ray itself would read."""
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.address)
         try:
-            whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:  # the port is no number
+            parts = urlsplit(self.address)
+            whole = (
+                parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not parts.query and not parts.fragment
+            )
+        except ValueError:  # the port is no number, or a bracket is not closed
             whole = False
-        if not whole or parts.query or parts.fragment:
+        if not whole:
             raise ConfigError(
                 "this is not the address of a Ray dashboard",
                 where="backend.address",

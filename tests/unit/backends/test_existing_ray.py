@@ -132,7 +132,9 @@ def run(tmp_path: Path) -> RunStore:
 # the configuration
 
 
-@pytest.mark.parametrize("address", ["head:6379", "ray://head:10001", "http://", "http://head:port", "http://head:8265/?x=1", "auto"])
+@pytest.mark.parametrize(
+    "address", ["head:6379", "ray://head:10001", "http://", "http://head:port", "http://head:8265/?x=1", "http://[::1", "auto"]
+)
 def test_what_is_no_dashboards_address_is_refused(address: str) -> None:
     with pytest.raises(ConfigError, match="not the address") as caught:
         config(address)
