@@ -18,7 +18,7 @@ LIMIT_BYTES = 1_000_000
 _USER = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<user>[^/\s@]*)@", re.IGNORECASE)
 _VARIABLE = re.compile(r"\$\{[A-Z0-9_]+\}")
 """As pip replaces it, on the machine that installs."""
-_ELSEWHERE = re.compile(r"(-r|--requirement|-c|--constraint|-e|--editable)[\s=]*(?P<path>\S+)|(?P<local>\.{1,2}/\S*)")
+_ELSEWHERE = re.compile(r"(-r|--requirement|-c|--constraint|-e|--editable|-f|--find-links)[\s=]*(?P<path>\S+)|(?P<local>\.{1,2}/\S*)")
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,10 @@ def _refuse_secret(path: Path, number: int, line: str) -> None:
 
 def _refuse_elsewhere(path: Path, number: int, line: str) -> None:
     match = _ELSEWHERE.match(line)
-    if match is None or "://" in (match["path"] or ""):
+    if match is None:
+        return
+    target = match["path"] or ""
+    if "://" in target or target.startswith("/"):  # an absolute path is one in the image
         return
     raise _refused(
         "the requirements file rests on another file, which does not travel with the job",

@@ -80,7 +80,9 @@ def test_a_credential_is_refused_and_not_repeated(tmp_path: Path, line: str) -> 
     assert "s3cret" not in str(error)
 
 
-@pytest.mark.parametrize("line", ["-r more.txt", "-rmore.txt", "--constraint=held.txt", "-e .", "-e ./tool", "./tool.whl", "../tool"])
+@pytest.mark.parametrize(
+    "line", ["-r more.txt", "-rmore.txt", "--constraint=held.txt", "-e .", "-e ./tool", "-f wheels", "./tool.whl", "../tool"]
+)
 def test_what_rests_on_files_that_stay_behind_is_refused(tmp_path: Path, line: str) -> None:
     error = refusal(tmp_path, f"einops\n{line}\n")
     assert error.given == f"line 2: {line}"
