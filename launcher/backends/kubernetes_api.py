@@ -12,6 +12,7 @@ from typing import Any
 from kubernetes import client, config
 from kubernetes.client import ApiException
 from urllib3.exceptions import HTTPError
+from yaml import YAMLError
 
 from launcher.backends import rayjob
 from launcher.config.schema import KubeRayConfig
@@ -29,11 +30,11 @@ class KubernetesApi:
         try:
             api = config.new_client_from_config(context=backend.context)  # type: ignore[no-untyped-call]
             contexts, active = config.list_kube_config_contexts()  # type: ignore[no-untyped-call]
-        except config.ConfigException as error:
+        except (config.ConfigException, YAMLError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BackendUnavailable(
                 "there is no Kubernetes cluster to go to",
                 where="kubeconfig",
-                given=str(error),
+                given=str(error) or type(error).__name__,
                 expected="a kubeconfig with this context",
                 next="set KUBECONFIG, or backend.context; or use backend=local",
             ) from error
@@ -53,11 +54,17 @@ class KubernetesApi:
 
     def gpus(self, resource: str) -> int | None:
         """How many the nodes have; None where they may not be listed."""
+        nodes = self.gpus_of_nodes(resource, {})
+        return None if nodes is None else sum(nodes)
+
+    def gpus_of_nodes(self, resource: str, selector: Mapping[str, str]) -> list[int] | None:
+        """How many each node has that takes pods and bears these labels; None where nodes may not be listed."""
+        labels = ",".join(f"{name}={value}" for name, value in selector.items())
         try:
-            nodes: Any = self._core.list_node(_request_timeout=TIMEOUT_S).items
+            nodes: Any = self._core.list_node(label_selector=labels, _request_timeout=TIMEOUT_S).items
         except (ApiException, HTTPError):
             return None
-        return sum(int(node.status.allocatable.get(resource, 0)) for node in nodes if not node.spec.unschedulable)
+        return [int(node.status.allocatable.get(resource, 0)) for node in nodes if not node.spec.unschedulable]
 
     def find(self, name: str) -> Any:
         try:
@@ -186,7 +193,14 @@ class KubernetesApi:
                 raise Missing(what, self) from error
             if error.status == 409:
                 raise AlreadyThere(f"the cluster has it already: {what}", where=self.server, given=_message(error)) from error
-            if error.status in (401, 403):
+            if error.status == 401:
+                raise BackendUnavailable(
+                    f"the cluster does not know who asks it to {what}",
+                    where=self.server,
+                    given=_message(error),
+                    next=f"log in again: the credentials of context {self.context} are not valid (any more)",
+                ) from error
+            if error.status == 403:
                 raise Forbidden(
                     f"the cluster does not let this account {what}",
                     where=f"namespace {self.namespace} of {self.server}",
@@ -195,7 +209,12 @@ class KubernetesApi:
                 ) from error
             raise BackendUnavailable(f"the cluster refuses to {what}", where=self.server, given=_message(error)) from error
         except HTTPError as error:
-            raise NoAnswer(f"the cluster does not answer, to {what}", where=self.server, given=str(error)) from error
+            raise NoAnswer(
+                f"the cluster does not answer, to {what}",
+                where=self.server,
+                given=str(getattr(error, "reason", error)),
+                next="check the network (a VPN?), and the server's address in the kubeconfig",
+            ) from error
 
     # what is asked before there is a job
 

@@ -89,7 +89,7 @@ class Api(Protocol):
     def served(self) -> tuple[str, ...]: ...
     def definition(self, name: str) -> rayjob.Document: ...
     def operators(self) -> list[rayjob.Document]: ...
-    def gpus(self, resource: str) -> int | None: ...
+    def gpus_of_nodes(self, resource: str, selector: Mapping[str, str]) -> list[int] | None: ...
     def secret_exists(self, name: str) -> bool: ...
     def create_pod(self, document: rayjob.Document) -> None: ...
     def find_pod(self, name: str) -> rayjob.Document | None: ...
@@ -125,7 +125,7 @@ def examine(
     yield further
     yield _checked(_KUBERAY, _definitions, api)
     yield _checked(_OPERATOR, _operator, api)
-    yield _checked(_GPUS, _gpus, api, config)
+    yield _checked(_GPUS, _gpus, api, config, backend)
     secret = _checked(_SECRET, _secret, api, backend)
     yield secret
     yield from _probe(api, config, backend, secret, may_probe, clock or SystemClock())
@@ -264,24 +264,26 @@ def _version_and_words(deployment: Mapping[str, Any]) -> tuple[tuple[int, int] |
     return (int(tag[1]), int(tag[2])) if tag else None, f"{image} in namespace {metadata['namespace']}"
 
 
-def _gpus(api: Api, config: JobConfig) -> Finding:
-    assert isinstance(config.backend, KubeRayConfig)
-    return judge_gpus(api.gpus(config.backend.gpu_resource), config, config.backend.gpu_resource)
+def _gpus(api: Api, config: JobConfig, backend: KubeRayConfig) -> Finding:
+    return judge_gpus(api.gpus_of_nodes(backend.gpu_resource, backend.node_selector), config, backend)
 
 
-def judge_gpus(total: int | None, config: JobConfig, resource: str) -> Finding:
-    if total is None:
-        return Finding.warning(_GPUS, "not visible: this account may not list nodes; a worker that finds none waits")
-    wanted = (config.gpu or 0) * config.workers.min
-    found = f"{total} {resource} on nodes that take pods"
-    if total < wanted:
+def judge_gpus(nodes: Sequence[int] | None, config: JobConfig, backend: KubeRayConfig) -> Finding:
+    """`nodes`: how many each has; a worker's have to be on one."""
+    if nodes is None:
+        return Finding.warning(_GPUS, "not visible: this account may not list nodes; where there are too few, workers wait for them")
+    found = f"{sum(nodes)} {backend.gpu_resource} on {len(nodes)} node{'' if len(nodes) == 1 else 's'}"
+    if backend.node_selector:
+        found += " with the labels of backend.node_selector"
+    room = sum(gpus // config.gpu for gpus in nodes) if config.gpu else config.workers.min
+    if room < config.workers.min:
         return Finding.failed(
             _GPUS,
-            f"{found}; workers={config.workers.min} with gpu={config.gpu} need {wanted}",
-            "set workers, gpu or backend.gpu_resource to what there is; `kubectl describe nodes` shows what nodes have (allocatable)",
+            f"{found}, at most {max(nodes, default=0)} on one: room for {room} of {config.workers.min} workers with gpu={config.gpu}",
+            "set workers, gpu, backend.gpu_resource or backend.node_selector to what there is (kubectl describe nodes: Allocatable)",
         )
-    if total == 0 and config.gpu is None and config.resources.device != "cpu":
-        return Finding.warning(_GPUS, found, "jobs need gpu=0 or resources.device=cpu, or another backend.gpu_resource")
+    if sum(nodes) == 0 and config.gpu is None and config.resources.device != "cpu":
+        return Finding.warning(_GPUS, found, "jobs need resources.device=cpu, or another backend.gpu_resource")
     return Finding.ok(_GPUS, found)
 
 
@@ -316,7 +318,22 @@ class Report:
 
 
 def _probe(api: Api, config: JobConfig, backend: KubeRayConfig, secret: Finding, may_probe: bool, clock: Clock) -> Iterator[Finding]:
-    local = is_local(config.runs)
+    local, without_secret = is_local(config.runs), secret.result is Result.FAILED
+    if may_probe:
+        # With a secret that is not there no pod starts, and without its keys the store refuses: then the image alone is tried.
+        shown = replace(backend, secret=None) if without_secret else backend
+        document = probe_pod(config, shown, None if local or without_secret else config.runs)
+        answer, remains = run_probe(api, document, clock)
+        yield answer if isinstance(answer, Finding) else judge_versions(backend.image, answer.versions)
+        if isinstance(answer, Report) and answer.problem is not None:
+            yield judge_store(answer, config.runs)
+        if remains:
+            yield Finding.warning(f"{_POD} left behind", remains, f"kubectl -n {api.namespace} delete pod {document['metadata']['name']}")
+        if isinstance(answer, Report) and answer.problem == "":
+            with suppress(LauncherError):  # for those who submit next; whether the store can be used from here is checked elsewhere
+                record_image(open_store(config.runs), backend.image, answer.versions, clock)
+    else:
+        yield Finding.warning(_POD, "not tried: this account may not create, get and delete pods")
     if local:
         yield Finding.failed(
             _STORE,
@@ -324,28 +341,8 @@ def _probe(api: Api, config: JobConfig, backend: KubeRayConfig, secret: Finding,
             "set runs= to object storage that this machine and the cluster's pods reach: s3://bucket/prefix",
             ExitCode.USAGE,
         )
-    if not may_probe:
-        yield Finding.warning(_POD, "not tried: this account may not create, get and delete pods")
-        return
-    if secret.result is Result.FAILED:  # with it no pod would start, and without it the store would refuse
-        backend = replace(backend, secret=None)
-    document = probe_pod(config, backend, None if local or secret.result is Result.FAILED else config.runs)
-    answer, remains = run_probe(api, document, clock)
-    if isinstance(answer, Finding):
-        yield answer
-    else:
-        yield judge_versions(backend.image, answer.versions)
-        if answer.problem == "":
-            yield Finding.ok(_STORE, config.runs)
-            with suppress(LauncherError):  # a hint for those who submit, not a check
-                record_image(open_store(config.runs), backend.image, answer.versions, clock)
-        elif answer.problem is not None:
-            yield Finding.failed(_STORE, answer.problem, answer.next)
-        elif not local:
-            yield Finding.warning(_STORE, "not tried: the secret is missing")
-    if remains:
-        name = document["metadata"]["name"]
-        yield Finding.warning(f"{_POD} left behind", remains, f"kubectl -n {api.namespace} delete pod {name}")
+    elif without_secret:
+        yield Finding.warning(_STORE, "not tried: the secret is missing")
 
 
 def probe_pod(config: JobConfig, backend: KubeRayConfig, runs: str | None) -> rayjob.Document:
@@ -494,6 +491,12 @@ def judge_late(pod: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> F
         f"the pod gave no answer within {PROBE_S:g} s: {words or status.get('phase', 'it is not known why')}",
         "a large image takes longer the first time: run it again",
     )
+
+
+def judge_store(report: Report, runs: str) -> Finding:
+    if report.problem:
+        return Finding.failed(_STORE, report.problem, f"{report.next} ('here' is a pod: its keys are those of backend.secret)")
+    return Finding.ok(_STORE, runs)
 
 
 def judge_versions(image: str, theirs: Mapping[str, str]) -> Finding:
