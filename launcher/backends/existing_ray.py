@@ -8,26 +8,23 @@ from __future__ import annotations
 
 import shlex
 import socket
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from launcher.backends.base import Dashboard, Finding, Owner, Placement
-from launcher.backends.ray_api import RayApi
+from launcher.backends import existing_ray_checks as checks
+from launcher.backends.base import Dashboard, Finding, Owner, Placement, Result
+from launcher.backends.ray_api import OVER, RayApi
 from launcher.config.schema import JobConfig, RayConfig
+from launcher.core.clock import SystemClock
 from launcher.core.errors import BackendUnavailable, ConfigError
 from launcher.core.run_store import RunStore
 from launcher.core.store import is_local
 from launcher.spec.job import JobSpec
 
-OVER = ("STOPPED", "SUCCEEDED", "FAILED")
-"""Statuses of a Ray job after which nothing of it works any more."""
 STATE_FOLDER = "/tmp/launcher"
 RECORD = "launcher/record"
 SUBMIT_ATTEMPTS = 2
-STOPPED_S = 20.0
-"""Ray kills what has not ended three seconds after it was asked to."""
 LAST_WORDS = 1000
 """Characters from the end of a log."""
 
@@ -92,16 +89,10 @@ class ExistingRayBackend:
     def remove(self, run: RunStore) -> str:
         submission = submission_id(run)
         try:
-            api = _api(run)
-            api.stop(submission)
-            deadline = time.monotonic() + STOPPED_S
-            while (job := api.job(submission)) is not None and job["status"] not in OVER:
-                if time.monotonic() > deadline:
-                    return f"the Ray job {submission} could not be ended: it is {job['status']}"
-                time.sleep(0.25)
+            left = _api(run).end(submission, SystemClock())
         except (BackendUnavailable, ConfigError) as error:
-            return f"the Ray job {submission} could not be ended: {error.what}"
-        return ""
+            left = error.what
+        return f"the Ray job {submission} could not be ended: {left}" if left else ""
 
     def dashboard(self, run: RunStore) -> Dashboard | None:
         api = _api(run)
@@ -115,24 +106,14 @@ class ExistingRayBackend:
             yield Finding.of_error("run store", error)
         try:
             api = RayApi(_config(config))
-            yield Finding.ok("Ray cluster", f"{api.address} answers, with Ray {api.version()}")
-        except (BackendUnavailable, ConfigError) as error:
-            yield Finding.of_error("Ray cluster", error)
+        except ConfigError as error:
+            yield Finding.of_error("token", error)
             return
-        try:
-            api.refuse_other_versions()
-            yield Finding.ok("version of Ray", "the same here and there")
-            placement = fit(config, api.address, api.gpus())
-        except BackendUnavailable as error:
-            yield Finding.of_error("version of Ray", error)
-            return
-        if placement.fits:
-            taken = _counted(placement.workers, "worker") + (
-                f" with {placement.gpu_per_worker} GPU each" if placement.gpu_per_worker else ""
-            )
-            yield Finding.ok("room", f"{placement.where}: {taken}")
-        else:
-            yield Finding.failed("room", placement.reason, "add nodes to the cluster, or ask for fewer with workers= or gpu=")
+        found = checks.same_ray(api)
+        yield found
+        if found.result is Result.OK:
+            yield checks.room(lambda: fit(config, api.address, api.gpus()))
+            yield from checks.probe(api, config)
 
 
 def fit(config: JobConfig, address: str, nodes: Sequence[int]) -> Placement:

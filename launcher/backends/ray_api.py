@@ -15,8 +15,14 @@ from urllib.parse import quote, urlencode
 from urllib.request import Request, urlopen
 
 from launcher.config.schema import RayConfig
+from launcher.core.clock import Clock
 from launcher.core.errors import BackendUnavailable, ConfigError
 
+OVER = ("STOPPED", "SUCCEEDED", "FAILED")
+"""Statuses of a Ray job after which nothing of it works any more."""
+POLL_S = 0.25
+STOPPED_S = 20.0
+"""Ray kills what has not ended three seconds after it was asked to."""
 TIMEOUT_S = 5.0
 SUBMIT_TIMEOUT_S = 60.0
 """The first job on a cluster waits until the agent there has connected to Ray."""
@@ -92,6 +98,23 @@ class RayApi:
     @property
     def _where(self) -> str:
         return f"{self.address} (backend.address)"
+
+    def end(self, submission: str, clock: Clock) -> str:
+        """Stop a job and wait until it is over; says what it is doing where it goes on, or ""."""
+        self.stop(submission)
+        deadline = clock.monotonic() + STOPPED_S
+        while (job := self.job(submission)) is not None and job["status"] not in OVER:
+            if clock.monotonic() >= deadline:
+                return f"it is still {job['status']}"
+            clock.sleep(POLL_S)
+        return ""
+
+    def delete(self, submission: str) -> None:
+        """Forget a job that is over; one that is not known is forgotten already."""
+        try:
+            self._call("DELETE", _path(submission), "forget the job")
+        except Missing:
+            return
 
     def _call(self, method: str, path: str, what: str, body: dict[str, Any] | None = None, *, timeout_s: float = TIMEOUT_S) -> Any:
         data = json.dumps(body).encode() if body is not None else None

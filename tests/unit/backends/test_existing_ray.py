@@ -14,15 +14,17 @@ from urllib.request import Request
 
 import pytest
 
-from launcher.backends import existing_ray, ray_api
+from launcher.backends import existing_ray, existing_ray_checks, ray_api
 from launcher.backends.base import Owner, Result
 from launcher.backends.existing_ray import ExistingRayBackend
-from launcher.config.schema import JobConfig
+from launcher.config.schema import JobConfig, RayConfig
+from launcher.core.clock import ManualClock
 from launcher.core.errors import BackendUnavailable, ConfigError
 from launcher.core.run_store import Desired, RunStore, TermBase, WorkerBounds
 from launcher.core.store import open_store
 from launcher.core.types import RunId, Step, Term
 from launcher.spec.job import CodeRef, JobSpec
+from launcher.spec.versions import installed_versions
 from tests.support.fakes import job_config
 
 pytestmark = pytest.mark.unit
@@ -41,6 +43,8 @@ class FakeDashboard:
     gpus: tuple[int, ...] = (4,)
     jobs: dict[str, Any] = field(default_factory=dict)
     asked: list[Request] = field(default_factory=list)
+    status: str = "PENDING"
+    """Of a job that was just submitted."""
     lose_answers: int = 0
     """Of so many submits: they are done, but nobody hears it."""
     down: bool = False
@@ -68,6 +72,8 @@ class FakeDashboard:
         name, _, what = path.removeprefix("/api/jobs/").partition("/")
         if name not in self.jobs:
             raise answer(request, 404, f"Job {name} does not exist")
+        if request.get_method() == "DELETE":
+            return self.jobs.pop(name)
         if what == "logs":
             return {"logs": self.log}
         if what == "stop":
@@ -78,7 +84,7 @@ class FakeDashboard:
         name = document["submission_id"]
         if name in self.jobs:
             raise answer(request, 500, f"Traceback ...\nValueError: Job with submission_id {name} already exists.\n.\n")
-        self.jobs[name] = {**document, "status": "PENDING", "message": "Job has not started yet."}
+        self.jobs[name] = {**document, "status": self.status, "message": "Job has not started yet."}
         if self.lose_answers:
             self.lose_answers -= 1
             raise TimeoutError("timed out")
@@ -387,17 +393,53 @@ def test_the_dashboard_is_the_address_and_where_its_token_lies(run: RunStore, mo
 # before the first job
 
 
-def test_an_examination_goes_on_as_far_as_it_can(dashboard: FakeDashboard) -> None:
-    def results(config: JobConfig) -> dict[str, Result]:
-        return {finding.name: finding.result for finding in ExistingRayBackend().examine(config)}
+def results(config: JobConfig) -> dict[str, Result]:
+    return {finding.name: finding.result for finding in ExistingRayBackend().examine(config)}
 
-    assert set(results(config()).values()) == {Result.OK}
-    assert results(config(workers="5..6", gpu=1))["room"] is Result.FAILED
+
+def probed(dashboard: FakeDashboard, **changes: str) -> Any:
+    """What the probe on the cluster prints, with other versions than here where they are named."""
+    report = {"versions": {**installed_versions(), **changes}, "store": {"problem": "", "next": ""}}
+    dashboard.log, dashboard.status = f"Runtime env is setting up.\n{json.dumps(report)}\n", "SUCCEEDED"
+    return report
+
+
+def test_an_examination_looks_from_the_cluster_as_well_and_leaves_nothing_there(dashboard: FakeDashboard) -> None:
+    probed(dashboard)
+    found = results(config())
+    assert list(found) == ["Ray there", "room", "versions there", "run store from there"]
+    assert set(found.values()) == {Result.OK}
+    assert dashboard.jobs == {}
+    asked = [json.loads(request.data)["entrypoint"] for request in dashboard.asked if isinstance(request.data, bytes)]
+    assert asked == ["python -m launcher.runtime.probe s3://bucket/runs"]
+
+
+def test_an_examination_goes_on_as_far_as_it_can(dashboard: FakeDashboard) -> None:
+    report = probed(dashboard, torch="1.0")
+    report["store"]["problem"] = "no such bucket"
+    dashboard.log = json.dumps(report)
+    found = results(config(workers="5..6", gpu=1))
+    assert [name for name, result in found.items() if result is Result.FAILED] == ["room", "versions there", "run store from there"]
     assert results(config(runs="/folder"))["run store"] is Result.FAILED
     dashboard.ray = "2.1.0"
-    assert results(config()) == {"Ray cluster": Result.OK, "version of Ray": Result.FAILED}
+    assert results(config()) == {"Ray there": Result.FAILED}
     dashboard.down = True
-    assert results(config()) == {"Ray cluster": Result.FAILED}
+    assert results(config()) == {"Ray there": Result.FAILED}
+    assert results(config(token_file="/absent")) == {"token": Result.FAILED}
+
+
+def test_a_cluster_without_launcher_is_told_in_its_own_words(dashboard: FakeDashboard) -> None:
+    dashboard.log, dashboard.status = "python: Error while finding module specification: No module named 'launcher'\n", "FAILED"
+    (finding,) = [finding for finding in ExistingRayBackend().examine(config()) if finding.result is Result.FAILED]
+    assert "No module named 'launcher'" in finding.found
+    assert dashboard.jobs == {}
+
+
+def test_a_probe_that_does_not_end_is_stopped(dashboard: FakeDashboard) -> None:
+    api = ray_api.RayApi(RayConfig(address=ELSEWHERE))
+    (finding,) = existing_ray_checks.probe(api, config(), ManualClock())
+    assert "PENDING" in finding.found
+    assert dashboard.jobs == {}
 
 
 def test_a_spec_comes_back_as_it_was_written() -> None:
