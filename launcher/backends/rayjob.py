@@ -26,10 +26,15 @@ STATE_FOLDER = "/tmp/launcher"
 WORKERS_FOLDER = f"{STATE_FOLDER}/workers"
 TERMINATION_MARGIN_S = 30
 """Between the end of a drain and the kill: time to upload a checkpoint's part and to end."""
+HEAD_TERMINATION_S = 10
+"""From a head's SIGTERM to its kill. All of it passes, because the autoscaler beside Ray does not heed SIGTERM, and the next head
+starts only when this one is gone. Nothing is drained on a head: no worker is there, and what the controller knows is in the run store."""
 AUTOSCALER = {"cpu": "500m", "memory": "1Gi"}
 USER = 1000
 LONGEST_NAME = 47
 """Of a RayJob, so that the names that KubeRay derives from it fit."""
+_DRAIN = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
+"""How long `ray start --block` announces that its node goes, after SIGTERM, before it ends Ray's processes; 0: not at all."""
 _RESTRICTED: Document = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
@@ -121,10 +126,11 @@ def companions(spec: JobSpec, owner: Document) -> list[Document]:
 
 def _head(spec: JobSpec, backend: KubeRayConfig) -> Document:
     resources = {"cpu": backend.head_cpu, "memory": backend.head_memory}
-    container = _container(spec, backend, "ray-head", {"requests": resources, "limits": resources})
+    container = _container(backend, "ray-head", {"requests": resources, "limits": resources})
     if backend.secret is not None:
         container["envFrom"] = [{"secretRef": {"name": backend.secret}}]
-    template = _pod(spec, backend, container)
+    container["env"].append({"name": _DRAIN, "value": "0"})
+    template = _pod(spec, backend, container, HEAD_TERMINATION_S)
     # Whoever loses the head starts again from the last checkpoint: nobody may move it without need.
     template["metadata"]["annotations"] = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"}
     return template
@@ -135,12 +141,12 @@ def _worker(spec: JobSpec, backend: KubeRayConfig) -> Document:
     resources = {"cpu": backend.cpu, "memory": backend.memory}
     if config.gpu:
         resources[backend.gpu_resource] = str(config.gpu)
-    container = _container(spec, backend, WORKER, {"requests": resources, "limits": resources})
+    container = _container(backend, WORKER, {"requests": resources, "limits": resources})
     drain_s = spec.config.elastic.drain_s
     leave = ["python", "-m", "launcher.runtime.leave", WORKERS_FOLDER, f"{drain_s:g}"]
     container["lifecycle"] = {"preStop": {"exec": {"command": leave}}}
-    container["env"].append({"name": "LAUNCHER_WORKERS", "value": WORKERS_FOLDER})
-    template = _pod(spec, backend, container)
+    container["env"] += [{"name": _DRAIN, "value": f"{drain_s:g}"}, {"name": "LAUNCHER_WORKERS", "value": WORKERS_FOLDER}]
+    template = _pod(spec, backend, container, math.ceil(drain_s) + TERMINATION_MARGIN_S)
     pod = template["spec"]
     # A worker runs the user's code: it is not given the rights over the cluster that the controller on the head needs.
     pod["automountServiceAccountToken"] = False
@@ -157,10 +163,10 @@ def _worker(spec: JobSpec, backend: KubeRayConfig) -> Document:
     return template
 
 
-def _pod(spec: JobSpec, backend: KubeRayConfig, container: Document) -> Document:
+def _pod(spec: JobSpec, backend: KubeRayConfig, container: Document, termination_s: int) -> Document:
     pod: Document = {
         "serviceAccountName": object_name(spec.run_id),
-        "terminationGracePeriodSeconds": math.ceil(spec.config.elastic.drain_s) + TERMINATION_MARGIN_S,
+        "terminationGracePeriodSeconds": termination_s,
         "securityContext": {"runAsNonRoot": True, "runAsUser": USER, "fsGroup": USER, "seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [container],
     }
@@ -169,14 +175,11 @@ def _pod(spec: JobSpec, backend: KubeRayConfig, container: Document) -> Document
     return {"metadata": {"labels": labels(spec)}, "spec": pod}
 
 
-def _container(spec: JobSpec, backend: KubeRayConfig, name: str, resources: Document) -> Document:
+def _container(backend: KubeRayConfig, name: str, resources: Document) -> Document:
     return {
         "name": name,
         "image": backend.image,
         "resources": resources,
         "securityContext": _RESTRICTED,
-        "env": [
-            {"name": "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "value": f"{spec.config.elastic.drain_s:g}"},
-            {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"},
-        ],
+        "env": [{"name": "RAY_USAGE_STATS_ENABLED", "value": "0"}],
     }

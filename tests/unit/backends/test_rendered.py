@@ -104,15 +104,15 @@ def test_a_worker_has_no_rights_over_the_cluster() -> None:
 @pytest.mark.parametrize("drain_s", [0.4, 25.0, 25.6, 3600.0])
 def test_a_drain_of_any_length_is_a_drain(drain_s: float) -> None:
     made = golden.spec(KubeRayConfig(image="launcher"), elastic=replace(ElasticConfig(), drain_s=drain_s))
-    for template in templates(golden.documents(made)[0]["spec"]["rayClusterSpec"]):
-        pod = template["spec"]
-        environment = {each["name"]: each["value"] for each in pod["containers"][0]["env"]}
-        # Ray takes 0 for: do not drain.
-        assert (
-            0
-            < float(environment["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
-            <= pod["terminationGracePeriodSeconds"] - rayjob.TERMINATION_MARGIN_S
-        )
+    _, worker = templates(golden.documents(made)[0]["spec"]["rayClusterSpec"])
+    # Ray takes 0 for: do not drain.
+    assert 0 < drain_of(worker) <= worker["spec"]["terminationGracePeriodSeconds"] - rayjob.TERMINATION_MARGIN_S
+
+
+def test_a_head_is_gone_soon() -> None:
+    head, _ = templates(golden.documents(SPECS["gpu"])[0]["spec"]["rayClusterSpec"])
+    assert drain_of(head) == 0
+    assert head["spec"]["terminationGracePeriodSeconds"] == rayjob.HEAD_TERMINATION_S
 
 
 WORDS = st.from_regex(r"[a-z]([-a-z0-9]{0,20}[a-z0-9])?", fullmatch=True)
@@ -183,6 +183,13 @@ schema = cache(crds.rayjob_schema)
 
 def templates(cluster: Any) -> list[Any]:
     return [cluster["headGroupSpec"]["template"], *(group["template"] for group in cluster["workerGroupSpecs"])]
+
+
+def drain_of(template: Any) -> float:
+    (value,) = (
+        each["value"] for each in template["spec"]["containers"][0]["env"] if each["name"] == "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
+    )
+    return float(value)
 
 
 def confined(context: Any) -> bool:
