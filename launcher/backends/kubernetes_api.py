@@ -12,7 +12,7 @@ from typing import Any
 from kubernetes import client, config
 from kubernetes.client import ApiException
 from urllib3.exceptions import HTTPError
-from yaml import YAMLError
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from launcher.backends import rayjob
 from launcher.config.schema import KubeRayConfig
@@ -34,7 +34,7 @@ class KubernetesApi:
             raise BackendUnavailable(
                 "there is no Kubernetes cluster to go to",
                 where="kubeconfig",
-                given=str(error) or type(error).__name__,
+                given=str(error) if isinstance(error, (config.ConfigException, YAMLError, OSError)) else "a file that is no kubeconfig",
                 expected="a kubeconfig with this context",
                 next="set KUBECONFIG, or backend.context; or use backend=local",
             ) from error
@@ -195,10 +195,10 @@ class KubernetesApi:
                 raise AlreadyThere(f"the cluster has it already: {what}", where=self.server, given=_message(error)) from error
             if error.status == 401:
                 raise BackendUnavailable(
-                    f"the cluster does not know who asks it to {what}",
+                    f"the cluster does not accept the credentials of context {self.context}, to {what}",
                     where=self.server,
                     given=_message(error),
-                    next=f"log in again: the credentials of context {self.context} are not valid (any more)",
+                    next="log in to the cluster again, or correct the user in the kubeconfig",
                 ) from error
             if error.status == 403:
                 raise Forbidden(

@@ -42,7 +42,15 @@ PROBE_RESOURCES = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"c
 NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError", "RegistryUnavailable")
 NO_CONTAINER = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 _CLUSTER, _NAMESPACE, _RIGHTS, _MORE_RIGHTS = "cluster", "namespace", "rights", "further rights"
-_KUBERAY, _OPERATOR, _GPUS, _SECRET, _POD, _STORE = "KubeRay", "KubeRay operator", "GPUs", "secret", "pod", "run store from a pod"
+_KUBERAY, _OPERATOR, _GPUS, _SECRET, _JOB, _POD, _STORE = (
+    "KubeRay",
+    "KubeRay operator",
+    "GPUs",
+    "secret",
+    "RayJob",
+    "pod",
+    "run store from a pod",
+)
 
 
 @dataclass(frozen=True)
@@ -57,9 +65,9 @@ class Right:
 
 
 NEEDED = (
-    Right("ray.io", "rayjobs", ("create", "get", "list", "watch", "delete")),
+    Right("ray.io", "rayjobs", ("create", "get", "list", "delete")),
     # Whoever makes a Role must have what it grants: rayclusters and poddisruptionbudgets are for the controller of a job.
-    Right("ray.io", "rayclusters", ("get", "list", "patch")),
+    Right("ray.io", "rayclusters", ("get", "patch")),
     Right("", "serviceaccounts", ("create",)),
     Right("rbac.authorization.k8s.io", "roles", ("create",)),
     Right("rbac.authorization.k8s.io", "rolebindings", ("create",)),
@@ -91,6 +99,7 @@ class Api(Protocol):
     def operators(self) -> list[rayjob.Document]: ...
     def gpus_of_nodes(self, resource: str, selector: Mapping[str, str]) -> list[int] | None: ...
     def secret_exists(self, name: str) -> bool: ...
+    def refusal(self, document: rayjob.Document) -> str: ...
     def create_pod(self, document: rayjob.Document) -> None: ...
     def find_pod(self, name: str) -> rayjob.Document | None: ...
     def delete_pod(self, name: str) -> None: ...
@@ -128,6 +137,9 @@ def examine(
     yield _checked(_GPUS, _gpus, api, config, backend)
     secret = _checked(_SECRET, _secret, api, backend)
     yield secret
+    refusal = api.refusal(_rayjob(_name(), config, backend, config.runs))
+    if refusal:  # that nothing is refused is no news: the account may not have been asked that far
+        yield Finding.failed(_JOB, f"the cluster would refuse it: {refusal}", "change what it names: keys of backend", ExitCode.USAGE)
     yield from _probe(api, config, backend, secret, may_probe, clock or SystemClock())
 
 
@@ -347,16 +359,8 @@ def _probe(api: Api, config: JobConfig, backend: KubeRayConfig, secret: Finding,
 
 def probe_pod(config: JobConfig, backend: KubeRayConfig, runs: str | None) -> rayjob.Document:
     """The head's pod with another command, so that it is refused where a head would be."""
-    name = f"launcher-doctor-{secrets.token_hex(4)}"
-    spec = JobSpec(
-        run_id=RunId(name),
-        name=name,
-        config=replace(config, backend=backend),
-        code=CodeRef(digest=""),
-        versions={"ray": "", **installed_versions()},
-        submitted_at="",
-    )
-    template = rayjob.rayjob(spec, backend, runs or "")["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]
+    name = _name()
+    template = _rayjob(name, config, backend, runs or "")["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]
     container = dict(template["spec"]["containers"][0])
     container |= {
         "name": "probe",
@@ -366,6 +370,8 @@ def probe_pod(config: JobConfig, backend: KubeRayConfig, runs: str | None) -> ra
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
     pod = {key: value for key, value in template["spec"].items() if key != "serviceAccountName"}
+    # A job's pods have an account of their own, without the credentials for registries that the namespace's default one may lend.
+    pod.setdefault("imagePullSecrets", [{"name": name}])
     pod |= {
         "containers": [container],
         "restartPolicy": "Never",
@@ -379,6 +385,23 @@ def probe_pod(config: JobConfig, backend: KubeRayConfig, runs: str | None) -> ra
         "metadata": {"name": name, "labels": {"app.kubernetes.io/managed-by": "launcher", "launcher/check": "doctor"}},
         "spec": pod,
     }
+
+
+def _name() -> str:
+    return f"launcher-doctor-{secrets.token_hex(4)}"
+
+
+def _rayjob(name: str, config: JobConfig, backend: KubeRayConfig, runs: str) -> rayjob.Document:
+    """Of a run of this name that is never submitted."""
+    spec = JobSpec(
+        run_id=RunId(name),
+        name=name,
+        config=replace(config, backend=backend),
+        code=CodeRef(digest=""),
+        versions={"ray": "", **installed_versions()},
+        submitted_at="",
+    )
+    return rayjob.rayjob(spec, backend, runs)
 
 
 def run_probe(api: Api, document: rayjob.Document, clock: Clock) -> tuple[Finding | Report, str]:
@@ -429,7 +452,7 @@ def judge_pod(pod: Mapping[str, Any]) -> Finding | Report | None:
         return Finding.failed(
             _POD,
             f"the image cannot be had: {reason}: {message}".rstrip(": "),
-            "correct backend.image; a private registry needs imagePullSecrets in the namespace's default service account",
+            "correct backend.image; for a private registry the nodes need its credentials",
             ExitCode.USAGE,
         )
     if reason in NO_CONTAINER:
