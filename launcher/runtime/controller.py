@@ -531,6 +531,8 @@ class Controller:
 
     def disconnected(self, worker: WorkerId) -> None:
         """The first notice of a death, or of another controller's taking over (`end_workers` looks). Ray is asked for the cause."""
+        if self._end is not None:
+            return  # it was ended here
         facts = self._steering.roster.hands[worker].facts
         self._workers.why_dead(worker, lambda w, why: self._post(lambda: self._told_why(w, why)))
         rank = f"rank {self.group.ranks.index(worker)}, " if worker in self.group.ranks else ""

@@ -841,7 +841,7 @@ class Membership:
         return [Stop(tuple(self.peers)), *self._finish()]
 
     def _stop_before_training(self) -> list[Action]:
-        return self._end(JobState.STOPPED, "stopped before training began", ExitCode.STOPPED)
+        return self._end(JobState.STOPPED, "stopped while no worker trained", ExitCode.STOPPED)
 
     def _finish(self) -> list[Action]:
         """The end, if everybody has come to it."""

@@ -61,7 +61,7 @@ def test_a_job_of_a_users_own_code_is_seen_and_steered_from_outside(project: Clu
         page.wait(20)
 
     stopped = project.json("stop", run, *runs)
-    assert stopped["state"] == "STOPPED"
+    assert (stopped["state"], stopped["term"]) == ("STOPPED", 1), "the controller that trained has closed it"
     printed, _ = follower.communicate(timeout=60)
     assert printed.count("this line was changed without an image build") == 2, "once by each worker, each in a pod of its own"
 
