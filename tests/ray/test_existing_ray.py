@@ -189,3 +189,10 @@ def test_what_keeps_a_job_from_it_is_said_before_anything_is_written(project: Pr
     plan = project.json("plan", *project.job(*existing.choice, "workers=1..4", "gpu=1"))
     assert (plan["fits"], plan["workers"]["now"]) == (True, GPUS)
     assert existing.address in plan["where"]
+
+
+def test_an_examination_looks_from_the_cluster_and_leaves_nothing_there(project: Project, existing: Cluster) -> None:
+    findings = project.json("doctor", *project.job(*existing.choice))
+    assert {finding["result"] for finding in findings} == {"ok"}, findings
+    assert {"Ray there", "room", "versions there"} <= {finding["name"] for finding in findings}
+    assert not [name for name in existing.jobs() if "doctor" in name]
