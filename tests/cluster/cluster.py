@@ -40,8 +40,6 @@ SERVER = f"https://{HOST}:6443"
 ETCD = "http://127.0.0.1:23790"
 NEEDED = ("containerd", "runc", "ctr", "iptables-save", "ip", "kubectl", "gcc", "openssl")
 READY_S = 120.0
-OPEN_FILES = 65536
-"""Of a container, which inherits it: what KubeRay asks for."""
 FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 
 
@@ -253,7 +251,7 @@ class Cluster:
         socket = here / "containerd.sock"
         self._processes.start(
             f"containerd-{name}",
-            ["prlimit", f"--nofile={OPEN_FILES}", "containerd", "-c", containerd],
+            ["containerd", "-c", containerd],
             ready=lambda: _run("ctr", "-a", str(socket), "version", check=False) != "",
         )
         for archive in archives.values():
