@@ -30,7 +30,20 @@ def test_a_run_offers_these_verbs() -> None:
 
 @pytest.mark.unit
 def test_the_command_offers_these_verbs() -> None:
-    assert list(VERBS) == ["train", "plan", "doctor", "ls", "status", "logs", "events", "resize", "stop", "resume", "dashboard", "completion"]
+    assert list(VERBS) == [
+        "train",
+        "plan",
+        "doctor",
+        "ls",
+        "status",
+        "logs",
+        "events",
+        "resize",
+        "stop",
+        "resume",
+        "dashboard",
+        "completion",
+    ]
 
 
 @pytest.mark.distributed
