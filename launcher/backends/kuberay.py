@@ -19,6 +19,8 @@ from launcher.core.store import is_local
 from launcher.spec.job import JobSpec
 
 DASHBOARD_PORT = 8265
+LAST_WORDS = 1000
+"""Characters from the end of what the job said."""
 OVER = ("Complete", "Failed", "ValidationFailed")
 """Values of a RayJob's jobDeploymentStatus after which nothing of it works any more."""
 DELETED_S = 60.0
@@ -73,8 +75,7 @@ class KubeRayBackend:
     def launch(self, spec: JobSpec, run: RunStore) -> None:
         api = KubernetesApi(_config(spec))
         name = rayjob.object_name(spec.run_id)
-        left = api.find(name)
-        if left is not None and _phase(left) in OVER:  # the run goes on where this one ended
+        if api.find(name) is not None:  # of an earlier start: the run goes on where that one ended, or was given up
             api.delete(name)
             api.wait_until_gone(name, DELETED_S)
         desired = run.desired()
@@ -90,7 +91,7 @@ class KubeRayBackend:
         }
         try:
             for companion in rayjob.companions(spec, owner):
-                api.create_companion(companion)
+                api.apply_companion(companion)
         except BaseException:
             with suppress(BackendUnavailable):  # the error that led here is the one to tell
                 api.delete(name)
@@ -130,7 +131,7 @@ class KubeRayBackend:
         except BackendUnavailable:
             return ""
         status: Any = (found or {}).get("status", {})
-        return ": ".join(part for part in (status.get("reason", ""), status.get("message", "")) if part)
+        return ": ".join(part for part in (status.get("reason", ""), str(status.get("message", "")).strip()[-LAST_WORDS:]) if part)
 
     def remove(self, run: RunStore) -> str:
         try:

@@ -119,14 +119,29 @@ class KubernetesApi:
             pass  # the calls that matter say so
         return ""
 
-    def create_companion(self, document: rayjob.Document) -> None:
-        create: Any = {
-            "ServiceAccount": self._core.create_namespaced_service_account,
-            "Role": self._rbac.create_namespaced_role,
-            "RoleBinding": self._rbac.create_namespaced_role_binding,
-            "PodDisruptionBudget": self._policy.create_namespaced_pod_disruption_budget,
-        }[str(document["kind"])]
-        self._create(str(document["kind"]), lambda: create(self.namespace, document, _request_timeout=TIMEOUT_S))
+    def apply_companion(self, document: rayjob.Document) -> None:
+        """Create it, or change the one that is there: one of an earlier RayJob goes with that unless it gets the new owner in time."""
+        kind, name = str(document["kind"]), str(document["metadata"]["name"])
+        create, patch = self._companions()[kind]
+        while self._create(kind, lambda: create(self.namespace, document, _request_timeout=TIMEOUT_S)) is None:
+            try:
+                self._call(f"change the {kind}", lambda: patch(name, self.namespace, document, _request_timeout=TIMEOUT_S))
+                return
+            except Missing:  # it went meanwhile
+                continue
+
+    def _companions(self) -> dict[str, tuple[Callable[..., Any], Callable[..., Any]]]:
+        """How each kind is created and patched."""
+        core, rbac, policy = self._core, self._rbac, self._policy
+        return {
+            "ServiceAccount": (core.create_namespaced_service_account, core.patch_namespaced_service_account),
+            "Role": (rbac.create_namespaced_role, rbac.patch_namespaced_role),
+            "RoleBinding": (rbac.create_namespaced_role_binding, rbac.patch_namespaced_role_binding),
+            "PodDisruptionBudget": (
+                policy.create_namespaced_pod_disruption_budget,
+                policy.patch_namespaced_pod_disruption_budget,
+            ),
+        }
 
     def delete(self, name: str) -> None:
         with suppress(Missing):

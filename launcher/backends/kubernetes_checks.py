@@ -68,9 +68,9 @@ NEEDED = (
     Right("ray.io", "rayjobs", ("create", "get", "list", "delete")),
     # Whoever makes a Role must have what it grants: rayclusters and poddisruptionbudgets are for the controller of a job.
     Right("ray.io", "rayclusters", ("get", "patch")),
-    Right("", "serviceaccounts", ("create",)),
-    Right("rbac.authorization.k8s.io", "roles", ("create",)),
-    Right("rbac.authorization.k8s.io", "rolebindings", ("create",)),
+    Right("", "serviceaccounts", ("create", "patch")),
+    Right("rbac.authorization.k8s.io", "roles", ("create", "patch")),
+    Right("rbac.authorization.k8s.io", "rolebindings", ("create", "patch")),
     Right("policy", "poddisruptionbudgets", ("create", "get", "patch")),
     Right("", "pods", ("list",)),
 )

@@ -105,10 +105,10 @@ def _how_it_ended(ref: RunRef, snapshot: Snapshot, last_words: str) -> tuple[Job
     again = f"`launch resume {ref.name}` goes on at the newest whole checkpoint"
     if snapshot.desired.state == "stopped":
         return JobState.STOPPED, f"stopped by {snapshot.desired.by}; nobody was left to save a last checkpoint. {again}"
-    if snapshot.pending:
-        return JobState.FAILED, f"it never began: what was to start it is gone. `launch resume {ref.name}` starts it"
-    last = snapshot.written.updated_at if snapshot.written else ""
     said = f"\nlast words: {last_words}" if last_words else ""
+    if snapshot.pending:
+        return JobState.FAILED, f"it never began: what was to start it is gone. `launch resume {ref.name}` starts it{said}"
+    last = snapshot.written.updated_at if snapshot.written else ""
     return (
         JobState.FAILED,
         f"its controller and supervisor are gone (killed, or the machine restarted); last sign of life {last}. {again}{said}",

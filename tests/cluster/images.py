@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -46,6 +47,8 @@ def runtime_spec(path: Path) -> None:
     """The runtime's own idea of a container, with the mounts."""
     spec = json.loads(subprocess.run(["ctr", "oci", "spec"], capture_output=True, text=True, check=True).stdout)
     spec["mounts"] += [{"destination": str(place), "type": "bind", "source": str(place), "options": ["rbind", "ro"]} for place in mounts()]
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # its default of 1024 is too low for Ray
+    spec["process"]["rlimits"] = [{"type": "RLIMIT_NOFILE", "hard": files, "soft": files}]
     path.write_text(json.dumps(spec))
 
 
