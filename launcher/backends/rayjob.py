@@ -29,7 +29,7 @@ TERMINATION_MARGIN_S = 30
 HEAD_TERMINATION_S = 10
 """From a head's SIGTERM to its kill. All of it passes, because the autoscaler beside Ray does not heed SIGTERM, and the next head
 starts only when this one is gone. Nothing is drained on a head: no worker is there, and what the controller knows is in the run store."""
-AUTOSCALER = {"cpu": "500m", "memory": "1Gi"}
+AUTOSCALER = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "500m", "memory": "1Gi"}}
 USER = 1000
 LONGEST_NAME = 47
 """Of a RayJob, so that the names that KubeRay derives from it fit."""
@@ -60,7 +60,7 @@ def rayjob(spec: JobSpec, backend: KubeRayConfig, runs: str) -> Document:
         "autoscalerOptions": {
             "version": "v2",
             "idleTimeoutSeconds": 60,
-            "resources": {"requests": AUTOSCALER, "limits": AUTOSCALER},
+            "resources": AUTOSCALER,
             "securityContext": _RESTRICTED,
         },
         "headGroupSpec": {
