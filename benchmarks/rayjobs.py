@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.sandbox import PEERS, ROOT, CommandFailed, Done, Sandbox
+from launcher.core.errors import LauncherError
 from launcher.core.store import ObjectStore, open_store
 from tests.cluster.cluster import BUCKET, STORE_SECRET, Cluster, folder
 from tests.cluster.images import LAUNCHER
@@ -88,12 +89,14 @@ class KubeRay:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.clear()
+        with suppress(CommandFailed):  # the cluster went away
+            self.clear()
         self.kubectl("delete", "configmap", "peer", "--ignore-not-found", check=False)
         if self.namespace:
             self.kubectl("delete", "namespace", self.namespace, "--wait=false", check=False)
-        store = self.open("")
-        store.delete([found.key for found in store.list("")])
+        with suppress(LauncherError):
+            store = self.open("")
+            store.delete([found.key for found in store.list("")])
 
     def open(self, prefix: str) -> ObjectStore:
         return open_store(f"{self.runs}/{prefix}".rstrip("/"))
