@@ -57,15 +57,16 @@ class KubeRayBackend:
             )
         gpu = given.gpu or 0
         device = "cpu" if gpu == 0 or given.resources.device == "cpu" else "cuda"
-        total = api.gpus(backend.gpu_resource) if gpu else None
+        nodes = api.gpus_of_nodes(backend.gpu_resource, backend.node_selector) if gpu else None
         where = f"namespace {api.namespace} of {api.server}"
         reason, workers = "", given.workers.max
-        if total is not None:
-            workers = min(workers, total // gpu)
-            where += f" ({total} {backend.gpu_resource})"
-            if workers < given.workers.min:
+        if nodes is not None:
+            workers = min(workers, sum(count // gpu for count in nodes))
+            where += f" ({sum(nodes)} {backend.gpu_resource} on {len(nodes)} nodes)"
+            if workers < given.workers.min and not backend.autoscaled_nodes:
                 reason = (
-                    f"{given.workers.min} workers with {gpu} {backend.gpu_resource} each need {given.workers.min * gpu}; there are {total}"
+                    f"{given.workers.min} workers with {gpu} {backend.gpu_resource} each, of one node; the nodes have room for {workers}. "
+                    "Where nodes come when pods wait for them: backend.autoscaled_nodes=true"
                 )
         return Placement(fits=not reason, workers=workers, device=device, gpu_per_worker=gpu, where=where, reason=reason)
 

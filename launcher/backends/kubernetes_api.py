@@ -52,11 +52,6 @@ class KubernetesApi:
         """Whether RayJobs can be had here."""
         self._call("list RayJobs", lambda: self._custom.list_namespaced_custom_object(*self._rayjobs, limit=1, _request_timeout=TIMEOUT_S))
 
-    def gpus(self, resource: str) -> int | None:
-        """How many the nodes have; None where they may not be listed."""
-        nodes = self.gpus_of_nodes(resource, {})
-        return None if nodes is None else sum(nodes)
-
     def gpus_of_nodes(self, resource: str, selector: Mapping[str, str]) -> list[int] | None:
         """How many each node has that takes pods and bears these labels; None where nodes may not be listed."""
         labels = ",".join(f"{name}={value}" for name, value in selector.items())

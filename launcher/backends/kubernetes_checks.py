@@ -288,6 +288,8 @@ def judge_gpus(nodes: Sequence[int] | None, config: JobConfig, backend: KubeRayC
     if backend.node_selector:
         found += " with the labels of backend.node_selector"
     room = sum(gpus // config.gpu for gpus in nodes) if config.gpu else config.workers.min
+    if room < config.workers.min and backend.autoscaled_nodes:
+        return Finding.warning(_GPUS, f"{found}: workers wait for nodes that come", "")
     if room < config.workers.min:
         return Finding.failed(
             _GPUS,

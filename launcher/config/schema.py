@@ -120,6 +120,8 @@ class KubeRayConfig:
     """Of one worker; shared memory counts."""
     gpu_resource: str = "nvidia.com/gpu"
     """What `gpu` counts: nvidia.com/gpu, or a slice such as nvidia.com/mig-1g.10gb."""
+    autoscaled_nodes: bool = False
+    """Nodes come when pods wait for them: what is there now does not bound a job."""
     head_cpu: str = "1"
     head_memory: str = "8Gi"
     """Of the head, which carries Ray and the controller and no worker."""

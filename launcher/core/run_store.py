@@ -3,6 +3,7 @@
 RUNS/RUN_ID/
     spec-1.json                 immutable
     code/SHA256.zip             the user's code
+    packages/SHA256.txt         the packages that it needs beside the image's, in pip's format
     desired/REVISION.json       what people want; created, never changed
     terms/T.json, T-base.json   a controller's time in office and what it builds on; created, never changed
     status/T.json               overwritten by that term's controller only

@@ -46,7 +46,7 @@ def nothing_is_left(project: ClusterProject, cluster: TestCluster) -> bool:
     [
         (["backend.context=nowhere"], 4, "nowhere"),
         (["backend.namespace=nowhere"], 4, "nowhere"),
-        (["workers=5..9"], 4, "there are 8"),
+        (["workers=9..12"], 4, "the nodes have room for 8"),
         (["runs=./here"], 2, "s3://bucket/prefix"),
     ],
 )

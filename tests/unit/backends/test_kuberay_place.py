@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from launcher.backends import kuberay
 from launcher.backends.kubernetes_api import KubernetesApi
 from launcher.config.schema import KubeRayConfig
 from launcher.core.errors import ConfigError
+from launcher.core.run_store import WorkerBounds
 from launcher.spec.job import JobSpec
 from tests.unit.backends import golden
 
@@ -44,8 +47,8 @@ class FakeApi(KubernetesApi):
     def check(self) -> None:
         pass
 
-    def gpus(self, resource: str) -> int | None:
-        return {"nvidia.com/gpu": 3}.get(resource, 0)
+    def gpus_of_nodes(self, resource: str, selector: Mapping[str, str]) -> list[int] | None:
+        return {"nvidia.com/gpu": [2, 1]}.get(resource, [0, 0])
 
 
 def place(monkeypatch: pytest.MonkeyPatch, spec: JobSpec, answers: FakeCustomObjects | None = None) -> kuberay.Placement:
@@ -93,4 +96,19 @@ def test_what_the_nodes_have_bounds_the_workers(monkeypatch: pytest.MonkeyPatch)
     assert (placement.fits, placement.workers, placement.device) == (True, 3, "cuda")
     slices = place(monkeypatch, golden.specs()["mig"])
     assert not slices.fits
-    assert "2 workers with 1 nvidia.com/mig-1g.10gb each need 2; there are 0" in slices.reason
+    assert "2 workers with 1 nvidia.com/mig-1g.10gb each" in slices.reason
+    assert "backend.autoscaled_nodes=true" in slices.reason
+
+
+def test_a_worker_needs_its_gpus_on_one_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = golden.specs()["gpu"]
+    wide = replace(spec, config=replace(spec.config, gpu=2, workers=WorkerBounds(min=1, max=3, target=3)))
+    assert place(monkeypatch, wide).workers == 1
+
+
+def test_what_is_there_now_does_not_bound_a_job_where_nodes_come_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = golden.specs()["mig"]
+    assert isinstance(spec.config.backend, KubeRayConfig)
+    patient = replace(spec, config=replace(spec.config, backend=replace(spec.config.backend, autoscaled_nodes=True)))
+    placement = place(monkeypatch, patient)
+    assert (placement.fits, placement.workers) == (True, 0)
