@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmarks.pauses import NothingMeasured, pause_of_job, pause_of_survivors
+from benchmarks.pauses import NothingMeasured, pause_of_job
 from benchmarks.rayjobs import STEPS_FOLDER, KubeRay, moments, newest
 from benchmarks.report import Bar, Figure, against_itself, alone, apart, compare, finish
 from benchmarks.runs import seconds_of
@@ -147,10 +147,9 @@ class Bench:
         ).started_at
         event = self._event(run, "resized", at, GROW_S)
         time.sleep(AFTER_S)
-        steps = self._cluster.steps(pod)
         resumed = seconds_of(event["time"])
-        calm, change = (at - CALM_S, at), (at, resumed + AFTER_S / 2)
-        pause = pause_of_survivors(steps, [pid for pid in steps if steps[pid][-1] > at], calm, change, resumed - event["first_step_s"])
+        # Both sides by the pod that is there before and after, and by the longest distance of two steps while the change goes on.
+        pause = pause_of_job(self._cluster.steps(pod), (at - CALM_S, at), (resumed - event["total_s"], resumed + AFTER_S / 2))
         self._keep("grow", "ours", pause.pause_s, step_s=pause.step_s, first_step_s=resumed - at, event=event)
         return pause.pause_s
 
@@ -161,7 +160,6 @@ class Bench:
         at = self._cluster.let_peer_grow(name, 2).started_at
         resumed = self._first_step_of_peer(name, 2, GROW_S)
         time.sleep(AFTER_S)
-        # By the pod that is there before and after: its processes are others then.
         pause = pause_of_job(self._cluster.steps(pod), (at - CALM_S, at), (at, resumed + AFTER_S / 2))
         self._keep("grow", "peer", pause.pause_s, step_s=pause.step_s, first_step_s=resumed - at)
         return pause.pause_s

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.sandbox import PEERS, ROOT, CommandFailed, Done, Sandbox
+from launcher.backends.rayjob import AUTOSCALER
 from launcher.core.errors import LauncherError
 from launcher.core.store import ObjectStore, open_store
 from tests.cluster.cluster import BUCKET, STORE_SECRET, Cluster, folder
@@ -32,7 +33,6 @@ STEPS_FOLDER = "/tmp"
 WORKER = "ray-worker"
 HEAD_SIZE = {"cpu": "500m", "memory": "3Gi"}
 WORKER_SIZE = {"cpu": "500m", "memory": "2Gi", "nvidia.com/gpu": "1"}
-AUTOSCALER_SIZE = {"cpu": "500m", "memory": "1Gi"}
 READ_STEPS = f"""
 import json, pathlib, time
 offset = time.time() - time.monotonic()
@@ -198,7 +198,7 @@ class KubeRay:
         }
         if most > 1:
             cluster["enableInTreeAutoscaling"] = True
-            cluster["autoscalerOptions"] = {"version": "v2", "resources": {"requests": AUTOSCALER_SIZE, "limits": AUTOSCALER_SIZE}}
+            cluster["autoscalerOptions"] = {"version": "v2", "resources": AUTOSCALER}
         return {
             "apiVersion": "ray.io/v1",
             "kind": "RayJob",
