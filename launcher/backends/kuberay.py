@@ -13,7 +13,7 @@ from launcher.backends.kuberay_settings import check_settings
 from launcher.backends.kubernetes_api import GROUP, VERSION, KubernetesApi
 from launcher.backends.service_proxy import serve
 from launcher.config.schema import JobConfig, KubeRayConfig
-from launcher.core.errors import BackendUnavailable, ConfigError
+from launcher.core.errors import BackendUnavailable, ConfigError, NameTaken
 from launcher.core.run_store import RunStore
 from launcher.core.store import is_local
 from launcher.spec.job import JobSpec
@@ -24,6 +24,8 @@ LAST_WORDS = 1000
 OVER = ("Complete", "Failed", "ValidationFailed")
 """Values of a RayJob's jobDeploymentStatus after which nothing of it works any more."""
 DELETED_S = 60.0
+RESUMES = "launcher/resumes"
+"""Annotation of a RayJob: which term ended before it, 0 before the first. So a RayJob that is being replaced is told from its successor."""
 
 
 class KubeRayBackend:
@@ -82,17 +84,21 @@ class KubeRayBackend:
         desired = run.desired()
         if desired is not None:  # a resize may have changed the bounds since the spec was written
             spec = replace(spec, config=replace(spec.config, workers=desired.workers))
-        made = api.create(rayjob.rayjob(spec, _config(spec), run.store.uri))
-        owner = {
-            "apiVersion": f"{GROUP}/{VERSION}",
-            "kind": "RayJob",
-            "name": name,
-            "uid": made["metadata"]["uid"],
-            "blockOwnerDeletion": False,
-        }
+        document = rayjob.rayjob(spec, _config(spec), run.store.uri)
+        document["metadata"]["annotations"][RESUMES] = _resumes(run)
         try:
+            made = api.create(document)
+            owner = {
+                "apiVersion": f"{GROUP}/{VERSION}",
+                "kind": "RayJob",
+                "name": name,
+                "uid": made["metadata"]["uid"],
+                "blockOwnerDeletion": False,
+            }
             for companion in rayjob.companions(spec, owner):
                 api.apply_companion(companion)
+        except NameTaken:  # it is another's
+            raise
         except BaseException:
             with suppress(BackendUnavailable):  # the error that led here is the one to tell
                 api.delete(name)
@@ -103,7 +109,10 @@ class KubeRayBackend:
             found = _of(run)
         except BackendUnavailable:
             return Owner.UNKNOWN
-        return Owner.GONE if found is None or _phase(found) in OVER else Owner.ALIVE
+        # What is not there may be on its way still; and a context, or the namespace that it names, may lead elsewhere today.
+        if found is None or _annotation(found, RESUMES) not in ("", _resumes(run)):
+            return Owner.UNKNOWN
+        return Owner.GONE if _phase(found) in OVER else Owner.ALIVE
 
     def reason_pending(self, run: RunStore) -> str:
         try:
@@ -111,7 +120,7 @@ class KubeRayBackend:
         except BackendUnavailable as error:
             return error.what
         if found is None:
-            return "its RayJob is gone"
+            return "there is no RayJob of it: it is being submitted, or it was deleted, or the context leads to another cluster or namespace now"
         status: Any = found.get("status") or {}
         said = str(status.get("message") or "")
         try:
@@ -147,7 +156,7 @@ class KubeRayBackend:
         except BackendUnavailable:
             return None
         cluster = ((found or {}).get("status") or {}).get("rayClusterName")
-        if not cluster:
+        if not cluster or _phase(found) in OVER:  # the cluster goes with the job, its name stays
             return None
         api = KubernetesApi(_config(_spec(run)))
         service = f"{cluster}-head-svc"
@@ -173,6 +182,15 @@ def _config(spec: JobSpec) -> KubeRayConfig:
 
 def _of(run: RunStore) -> Any:
     return KubernetesApi(_config(_spec(run))).find(rayjob.object_name(run.run_id))
+
+
+def _resumes(run: RunStore) -> str:
+    desired = run.desired()
+    return str((desired.resumes if desired is not None else None) or 0)
+
+
+def _annotation(job: Any, name: str) -> str:
+    return str((job["metadata"].get("annotations") or {}).get(name, ""))
 
 
 def _phase(job: Any) -> str:
