@@ -37,8 +37,7 @@ def serve(request: Request) -> Iterator[str]:
         pass
 
     Handler.request_page, Handler.key = staticmethod(request), key
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, name="service-proxy", daemon=True)
     thread.start()
     try:
@@ -48,6 +47,13 @@ def serve(request: Request) -> Iterator[str]:
         server.server_close()
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Nothing: a page that was closed, or a stranger's broken request; the terminal belongs to the person."""
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     request_page: Request
@@ -55,9 +61,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _pass_on(self) -> None:
         given = parse_qs(urlsplit(self.path).query).get(KEY, [""])[0]
-        if given and hmac.compare_digest(given, self.key):
+        if given and self._is_key(given):
             self._welcome()
         elif not self._is_known():
+            self.close_connection = True  # its body, if it has one, was not read
             self._answer(403, b"open the address that `launch dashboard` has printed\n")
         else:
             self._fetch()
@@ -69,7 +76,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _is_known(self) -> bool:
         morsel = SimpleCookie(self.headers.get("Cookie", "")).get(KEY)
-        return morsel is not None and hmac.compare_digest(morsel.value, self.key)
+        return morsel is not None and self._is_key(morsel.value)
+
+    def _is_key(self, given: str) -> bool:
+        return hmac.compare_digest(given.encode(errors="replace"), self.key.encode())
 
     def _welcome(self) -> None:
         self.send_response(302)
@@ -88,17 +98,26 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(502, f"the cluster does not answer: {error}\n".encode())
             return
         try:
-            self.send_response(response.status)
-            for name, value in response.headers.items():
-                if name.lower() not in HOP_BY_HOP | {"content-length"}:
-                    self.send_header(name, value)
+            self._pass_back(response)
+        except BaseException:
+            self.close_connection = True  # what is left of the answer is in the way, here and there
+            response.close()
+            raise
+        response.release_conn()
+
+    def _pass_back(self, response: Any) -> None:
+        has_body = self.command != "HEAD" and response.status not in (204, 304)
+        self.send_response(response.status)
+        for name, value in response.headers.items():
+            if name.lower() not in HOP_BY_HOP | {"content-length"}:
+                self.send_header(name, value)
+        if has_body:
             self.send_header("Transfer-Encoding", "chunked")
-            self.end_headers()
+        self.end_headers()
+        if has_body:
             for chunk in response.stream(CHUNK_BYTES, decode_content=False):
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
             self.wfile.write(b"0\r\n\r\n")
-        finally:
-            response.release_conn()
 
     def _answer(self, status: int, text: bytes) -> None:
         self.send_response(status)
