@@ -5,6 +5,11 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import settings
+
+# A busy machine is no defect: hangs are what pytest's own limit is for.
+settings.register_profile("launcher", deadline=None)
+settings.load_profile("launcher")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

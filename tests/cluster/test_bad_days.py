@@ -38,7 +38,9 @@ def pending_because(project: ClusterProject, run: str, words: str) -> Any:
 
 
 def nothing_is_left(project: ClusterProject, cluster: TestCluster) -> bool:
-    return project.json("ls", "--runs", project.runs) == [] and "resnet" not in cluster.kubectl("get", "rayjobs", "-A", "-o", "name")
+    made: Any = json.loads(cluster.kubectl("get", "rayjobs", "-A", "-o", "json"))["items"]
+    ours = [job for job in made if job["metadata"].get("annotations", {}).get("launcher/runs") == project.runs]
+    return project.json("ls", "--runs", project.runs) == [] and not ours
 
 
 @pytest.mark.parametrize(
