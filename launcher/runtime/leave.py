@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from launcher.core.process import ProcessRef
 WORKERS_FOLDER = "LAUNCHER_WORKERS"
 """Variable that names the folder in which the workers of a pod say who they are."""
 POLL_S = 0.1
+HEAD_S = 2.0
+"""So long a head may take to answer at all; Ray's own client waits 40 seconds for one, longer than there may be time to leave."""
 PREEMPTION = 2
 """DRAIN_NODE_REASON_PREEMPTION of Ray's autoscaler.proto: also a node at work is drained."""
 
@@ -38,9 +41,10 @@ def say_here(node_id: str, gcs_address: str) -> None:
 def main(arguments: Sequence[str]) -> int:
     folder, deadline_s = Path(arguments[0]), float(arguments[1])
     until = time.monotonic() + deadline_s
-    if not _workers(folder):
+    workers = _workers(folder)
+    if not workers:
         return 0
-    described: Any = _workers(folder)[0]
+    described = workers[0]
     try:
         _drain(described["gcs_address"], described["node_id"], deadline_s)
     except Exception as error:  # noqa: BLE001 - Ray's head is away: the workers themselves are told, and tell the next controller
@@ -53,6 +57,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _drain(gcs_address: str, node_id: str, deadline_s: float) -> None:
+    host, _, port = gcs_address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), HEAD_S).close()
     import ray._raylet
 
     client = ray._raylet.GcsClient(address=gcs_address)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,24 @@ def test_workers_that_have_ended_are_not_waited_for(tmp_path: Path, monkeypatch:
     record.write_text(record.read_text().replace(f'"pid": {os.getpid()}', '"pid": 999999999'))
     monkeypatch.setattr(leave, "_drain", lambda *given: pytest.fail("there is nobody to let go"))
     assert leave.main([str(tmp_path), "25"]) == 0
+
+
+def test_workers_are_told_themselves_where_the_head_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(leave.WORKERS_FOLDER, str(tmp_path))
+    leave.say_here("node", "10.0.0.1:6379")
+    asked: list[tuple[str, int]] = []
+
+    def refuse(address: tuple[str, int], timeout: float) -> socket.socket:
+        asked.append(address)
+        raise ConnectionRefusedError
+
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(leave.ProcessRef, "signal", lambda process, number: told.append((process.pid, number)))
+    monkeypatch.setattr(leave, "POLL_S", 0.001)
+    assert leave.main([str(tmp_path), "0.01"]) == 0
+    assert asked == [("10.0.0.1", 6379)]
+    assert told == [(os.getpid(), signal.SIGTERM)]
 
 
 def test_outside_of_a_pod_nothing_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
