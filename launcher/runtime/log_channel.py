@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from launcher.core.types import WorkerId
@@ -50,13 +51,25 @@ class LogChannel:
         self._thread.join(timeout=2 * POLL_S)
 
     def _serve(self) -> None:
-        subscriber = self._subscribe()
         while not self._ended.is_set():
-            batch = subscriber.poll(timeout=POLL_S)
-            if batch:
-                with self._lock:
-                    self._tell(batch)
-        subscriber.close()
+            try:
+                self._hear(self._subscribe())
+            except Exception:  # noqa: BLE001 - whatever the client makes of a head that does not answer
+                self._ended.wait(POLL_S)
+
+    def _hear(self, subscriber: Any) -> None:
+        try:
+            while not self._ended.is_set():
+                asked = time.monotonic()
+                batch = subscriber.poll(timeout=POLL_S)
+                if batch and batch["lines"]:
+                    with self._lock:
+                        self._tell(batch)
+                else:  # nothing was said; from a head that is away this answer comes at once, again and again
+                    self._ended.wait(max(0.0, POLL_S - (time.monotonic() - asked)))
+        finally:
+            with suppress(Exception):
+                subscriber.close()
 
     def _tell(self, batch: Any) -> None:
         """With the lock held."""
