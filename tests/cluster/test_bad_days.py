@@ -48,7 +48,7 @@ def nothing_is_left(project: ClusterProject, cluster: TestCluster) -> bool:
     [
         (["backend.context=nowhere"], 4, "nowhere"),
         (["backend.namespace=nowhere"], 4, "nowhere"),
-        (["workers=9..12"], 4, "the nodes have room for 8"),
+        (["workers=3..4", "gpu=3"], 4, "the nodes have room for 2"),
         (["runs=./here"], 2, "s3://bucket/prefix"),
     ],
 )

@@ -162,7 +162,7 @@ BACKENDS = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(backend=BACKENDS, gpu=st.one_of(st.none(), st.integers(0, 16)))
 def test_whatever_is_accepted_renders_to_what_a_cluster_accepts(backend: KubeRayConfig, gpu: int | None) -> None:
     check_settings(backend)

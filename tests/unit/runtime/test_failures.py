@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.core.exit_codes import ExitCode
@@ -194,7 +194,6 @@ troubles = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(troubles, min_size=12, max_size=30), st.integers(0, 4))
 def test_no_trouble_goes_on_for_ever_without_progress(events: list[f.Error | f.Loss | f.StartFailed], others: int) -> None:
     """Each loss ends its own generation; the generations of the strategy only say which kind of event it is."""

@@ -489,7 +489,7 @@ def happen(cluster: Cluster, kind: str, value: Any) -> None:
             cluster.bounds, cluster.asked = value, True
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(bounds, st.booleans(), st.lists(happenings, min_size=3, max_size=12))
 def test_on_a_cluster_that_comes_and_goes_the_bounds_hold_and_the_group_comes_to_rest(
     wish: WorkerBounds, evict: bool, script: list[tuple[str, Any]]
