@@ -74,7 +74,17 @@ def probe(api: RayApi, config: JobConfig, clock: Clock | None = None) -> Iterato
 
 def _answer(api: RayApi, name: str, runs: str | None, clock: Clock) -> Finding | Report:
     words = ["python", "-m", "launcher.runtime.probe", *([runs] if runs else [])]
-    api.submit(name, shlex.join(words), {"job_name": name})
+    try:
+        api.submit(name, shlex.join(words), {"job_name": name})
+        return _report(api, name, clock)
+    except BaseException:  # also when a person interrupts it: nothing stays
+        with suppress(BackendUnavailable):
+            api.end(name, clock)
+            api.delete(name)
+        raise
+
+
+def _report(api: RayApi, name: str, clock: Clock) -> Finding | Report:
     deadline = clock.monotonic() + PROBE_S
     while (job := api.job(name)) is not None and job["status"] not in OVER:
         if clock.monotonic() >= deadline:

@@ -442,6 +442,26 @@ def test_a_probe_that_does_not_end_is_stopped(dashboard: FakeDashboard) -> None:
     assert dashboard.jobs == {}
 
 
+def test_a_probe_that_is_interrupted_leaves_nothing(dashboard: FakeDashboard, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = ManualClock()
+
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(clock, "sleep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        list(existing_ray_checks.probe(ray_api.RayApi(RayConfig(address=ELSEWHERE)), config(), clock))
+    assert dashboard.jobs == {}
+
+
+def test_a_probe_whose_submission_had_no_answer_is_stopped_before_it_is_forgotten(dashboard: FakeDashboard) -> None:
+    dashboard.lose_answers = 1
+    (finding,) = existing_ray_checks.probe(ray_api.RayApi(RayConfig(address=ELSEWHERE)), config(), ManualClock())
+    assert finding.result is Result.FAILED
+    assert [request.selector.rpartition("/")[2] for request in dashboard.asked if request.get_method() == "POST"] == ["", "stop"]
+    assert dashboard.jobs == {}
+
+
 def test_a_spec_comes_back_as_it_was_written() -> None:
     made = spec(replace(config(token_file="~/token"), name="digits"))
     assert JobSpec.from_json(json.loads(json.dumps(made.to_json()))) == made
