@@ -110,4 +110,7 @@ def project(cluster: TestCluster, tmp_path: Path) -> Iterator[ClusterProject]:
     made = ClusterProject(tmp_path / "project", tmp_path / "ray", f"{cluster.runs}/{tmp_path.name}-{os.getpid()}", cluster.environment)
     made.words = cluster.words
     yield made
-    cluster.kubectl("delete", "rayjobs", "-l", "app.kubernetes.io/managed-by=launcher", "--wait=true", "--timeout=60s", check=False)
+    listed: Any = json.loads(cluster.kubectl("get", "rayjobs", "-l", "app.kubernetes.io/managed-by=launcher", "-o", "json"))
+    ours = [job["metadata"]["name"] for job in listed["items"] if job["metadata"].get("annotations", {}).get("launcher/runs") == made.runs]
+    if ours:  # the cluster may have jobs of others
+        cluster.kubectl("delete", "rayjobs", *ours, "--wait=true", "--timeout=60s", check=False)
