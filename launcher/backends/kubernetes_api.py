@@ -1,4 +1,4 @@
-"""The calls to a Kubernetes cluster that launcher needs. The only module that knows the `kubernetes` package."""
+"""The calls to a Kubernetes cluster that a backend needs. The only module on this side that knows the `kubernetes` package."""
 
 from __future__ import annotations
 
