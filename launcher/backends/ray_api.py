@@ -76,6 +76,7 @@ class RayApi:
         try:
             return self._call("GET", _path(submission), "tell of the job")
         except Missing:
+            self.version()  # a proxy whose cluster is away answers 404 too, and knows nothing of jobs
             return None
 
     def log(self, submission: str) -> str:

@@ -48,12 +48,16 @@ class FakeDashboard:
     lose_answers: int = 0
     """Of so many submits: they are done, but nobody hears it."""
     down: bool = False
+    behind_proxy: bool = False
+    """What answers is a proxy that finds nothing behind it."""
     log: str = ""
 
     def __call__(self, request: Request, *, timeout: float) -> io.BytesIO:
         self.asked.append(request)
         if self.down:
             raise URLError(ConnectionRefusedError(111, "Connection refused"))
+        if self.behind_proxy:
+            raise answer(request, 404, "default backend - 404")
         given = request.get_header("Authorization")
         if self.token is not None and given != f"Bearer {self.token}":
             raise answer(request, *DENIED[None if given is None else "wrong"])
@@ -334,6 +338,12 @@ def test_a_job_that_the_cluster_does_not_know_may_be_on_its_way_or_is_gone(run: 
     assert backend.owner(run) is Owner.GONE
     wish(run, 2, resumes=1)
     assert backend.owner(run) is Owner.UNKNOWN, "it is being submitted again"
+
+
+def test_a_proxy_without_its_cluster_knows_nothing_of_jobs(dashboard: FakeDashboard, run: RunStore) -> None:
+    take_office(run, 1)
+    dashboard.behind_proxy = True
+    assert ExistingRayBackend().owner(run) is Owner.UNKNOWN
 
 
 def test_a_tunnel_may_lead_to_another_cluster(run: RunStore) -> None:
