@@ -79,7 +79,7 @@ def _refuse_secret(path: Path, number: int, line: str) -> None:
     for match in _USER.finditer(line):
         user, colon, password = match["user"].partition(":")
         # Over SSH the user is git and the key stays where it is; over HTTP a user without a password is a token.
-        secret = password if colon else user if match["scheme"].lower().startswith(("http", "git+http")) else ""
+        secret = password if colon else user if "http" in match["scheme"].lower() else ""
         if _VARIABLE.sub("", secret):
             raise _refused(
                 "the requirements file has a credential in it, which would be stored with the run",

@@ -66,6 +66,7 @@ def test_what_is_no_list_of_packages_is_refused(tmp_path: Path) -> None:
     [
         "--index-url https://ann:s3cret@host.example/simple",
         "tool @ git+https://s3cret@host.example/tool.git",
+        "tool @ hg+https://s3cret@host.example/tool",
         "tool @ https://s3cret:x-oauth-basic@host.example/tool.whl",
         "# --index-url https://ann:s3cret@host.example/simple",
         "tool @ HTTPS://s3cret@host.example/tool.whl",
