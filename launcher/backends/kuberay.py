@@ -31,6 +31,9 @@ RESUMES = "launcher/resumes"
 class KubeRayBackend:
     """Which cluster and namespace: as the run's spec says."""
 
+    def __init__(self) -> None:
+        self._reached: dict[str, KubernetesApi] = {}
+
     def place(self, spec: JobSpec) -> Placement:
         check_settings(_config(spec))
         given = spec.config
@@ -106,7 +109,7 @@ class KubeRayBackend:
 
     def owner(self, run: RunStore) -> Owner:
         try:
-            found = _of(run)
+            found = self._find(run)
         except BackendUnavailable:
             return Owner.UNKNOWN
         # What is not there may be on its way still; and a context, or the namespace that it names, may lead elsewhere today.
@@ -116,7 +119,7 @@ class KubeRayBackend:
 
     def reason_pending(self, run: RunStore) -> str:
         try:
-            found = _of(run)
+            found = self._find(run)
         except BackendUnavailable as error:
             return error.what
         if found is None:
@@ -124,7 +127,7 @@ class KubeRayBackend:
         status: Any = found.get("status") or {}
         said = str(status.get("message") or "")
         try:
-            api = KubernetesApi(_config(_spec(run)))
+            api = self._reach(run)
             pods = api.pods(f"{rayjob.RUN_LABEL}={run.run_id}")
             waiting = "; ".join(why for pod in pods if (why := _why_not_ready(pod)))
             # Without pods something refuses them: a quota, a policy, an operator that is not there.
@@ -137,7 +140,7 @@ class KubeRayBackend:
 
     def last_words(self, run: RunStore) -> str:
         try:
-            found = _of(run)
+            found = self._find(run)
         except BackendUnavailable:
             return ""
         status: Any = (found or {}).get("status", {})
@@ -145,20 +148,20 @@ class KubeRayBackend:
 
     def remove(self, run: RunStore) -> str:
         try:
-            KubernetesApi(_config(_spec(run))).delete(rayjob.object_name(run.run_id))
+            self._reach(run).delete(rayjob.object_name(run.run_id))
         except BackendUnavailable as error:
             return f"the RayJob {run.run_id} could not be deleted: {error.what}"
         return ""
 
     def dashboard(self, run: RunStore) -> Dashboard | None:
         try:
-            found = _of(run)
+            found = self._find(run)
         except BackendUnavailable:
             return None
         cluster = ((found or {}).get("status") or {}).get("rayClusterName")
         if not cluster or _phase(found) in OVER:  # the cluster goes with the job, its name stays
             return None
-        api = KubernetesApi(_config(_spec(run)))
+        api = self._reach(run)
         service = f"{cluster}-head-svc"
         token = api.secret_value(cluster, "auth_token")
         return Dashboard(
@@ -166,6 +169,20 @@ class KubeRayBackend:
             token_file="",
             tunnel=lambda: serve(lambda *request: api.through_proxy(service, DASHBOARD_PORT, token, *request)),
         )
+
+    def _find(self, run: RunStore) -> Any:
+        """The RayJob of a run, or None. What fails once is reached anew the next time: a login may have run out."""
+        try:
+            return self._reach(run).find(rayjob.object_name(run.run_id))
+        except BackendUnavailable:
+            self._reached.pop(run.uri, None)
+            raise
+
+    def _reach(self, run: RunStore) -> KubernetesApi:
+        """Kept, because a look is taken several times a second, and a login may be a program that runs for a second."""
+        if run.uri not in self._reached:
+            self._reached[run.uri] = KubernetesApi(_config(_spec(run)))
+        return self._reached[run.uri]
 
     def examine(self, config: JobConfig) -> Iterator[Finding]:
         return kubernetes_checks.examine(config)
@@ -178,10 +195,6 @@ def _spec(run: RunStore) -> JobSpec:
 def _config(spec: JobSpec) -> KubeRayConfig:
     assert isinstance(spec.config.backend, KubeRayConfig)
     return spec.config.backend
-
-
-def _of(run: RunStore) -> Any:
-    return KubernetesApi(_config(_spec(run))).find(rayjob.object_name(run.run_id))
 
 
 def _resumes(run: RunStore) -> str:

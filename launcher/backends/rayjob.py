@@ -119,7 +119,8 @@ def companions(spec: JobSpec, owner: Document) -> list[Document]:
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
         "metadata": metadata,
-        "spec": {"minAvailable": spec.config.workers.min, "selector": selector},
+        # A pod that is not ready guards nothing, and would keep its node from being drained.
+        "spec": {"minAvailable": spec.config.workers.min, "selector": selector, "unhealthyPodEvictionPolicy": "AlwaysAllow"},
     }
     return [account, role, binding, budget]
 

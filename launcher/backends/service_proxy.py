@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 import secrets
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -37,11 +38,11 @@ def serve(request: Request) -> Iterator[str]:
         pass
 
     Handler.request_page, Handler.key = staticmethod(request), key
-    server = _Server(("127.0.0.1", 0), Handler)
+    server = _Server((_address(), 0), Handler)
     thread = threading.Thread(target=server.serve_forever, name="service-proxy", daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/?{KEY}={key}"
+        yield f"http://{server.server_address[0]!s}:{server.server_address[1]}/?{KEY}={key}"
     finally:
         server.shutdown()
         server.server_close()
@@ -52,6 +53,13 @@ class _Server(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Nothing: a page that was closed, or a stranger's broken request; the terminal belongs to the person."""
+
+
+def _address() -> str:
+    """One of loopback's that others hardly have: a cookie is of a host, whatever its port. Not every system has more than one."""
+    if sys.platform != "linux":
+        return "127.0.0.1"
+    return ".".join(["127", *(str(secrets.randbelow(254) + 1) for _ in range(3))])
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -93,6 +93,8 @@ class Controller:
         self._repeat_due = self._ledger_due = 0.0
         self._fenced = False
         self._cluster: ClusterBounds | None = None
+        self._channel: LogChannel | None = None
+        """Where Ray has several machines."""
         self._serving = False
         """Whether there is a link, and there may be workers."""
         self._failure: LauncherError | None = None
@@ -145,7 +147,8 @@ class Controller:
         except OSError as error:
             return self._end_at_once(JobState.FAILED, f"the controller cannot listen for its workers: {error}", ExitCode.INFRASTRUCTURE)
         self._tail = LogTail(self._printed)
-        self._channel = LogChannel(self._workers.log_channel, self._printed)
+        if self._ray is not None:
+            self._channel = LogChannel(self._workers.log_channel, self._printed)
         self._drains = NodeDrains(lambda drain: self._post(lambda: self._node_drains(drain)))
         self._saver = Saver(
             self._run,
@@ -520,7 +523,7 @@ class Controller:
             path = str(facts.get(stream) or "")
             if path and here:
                 self._tail.follow(worker, stream, Path(path), from_end=from_end)
-        if not here:
+        if not here and self._channel is not None:
             self._channel.follow(worker, facts["node_ip"], facts["pid"])
 
     def _printed(self, worker: WorkerId, stream: str, line: str) -> None:
@@ -655,7 +658,8 @@ class Controller:
             if self._cluster is not None:
                 self._cluster.stop()
             self._tail.finish()
-            self._channel.finish()
+            if self._channel is not None:
+                self._channel.finish()
             while not self._inbox.empty():
                 self._inbox.get()()
         self._watcher.stop()
