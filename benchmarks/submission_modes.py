@@ -44,10 +44,8 @@ def measure(name: str, mode: str, image: str) -> float:
     _kubectl("create", "-f", "-", given=json.dumps(rayjob(name, mode, image)))
     try:
         while time.time() - began < PATIENCE_S:
-            pods: Any = json.loads(
-                _kubectl("get", "pods", "-l", f"ray.io/originated-from-cr-name={name},ray.io/node-type=head", "-o", "json")
-            )
-            for pod in pods["items"]:
+            pods: Any = json.loads(_kubectl("get", "pods", "-l", "ray.io/node-type=head", "-o", "json"))
+            for pod in [pod for pod in pods["items"] if pod["metadata"]["name"].startswith(f"{name}-")]:
                 read = [
                     "exec",
                     pod["metadata"]["name"],
