@@ -49,9 +49,11 @@ KUBERNETES = Tool(
     "kubernetes",
     "k8s.io/kubernetes",
     tuple(
-        f"k8s.io/kubernetes/cmd/{name}" for name in ("kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler", "kubelet")
+        f"k8s.io/kubernetes/cmd/{name}"
+        for name in ("kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler", "kubelet", "kubectl")
     ),
 )
+KUBECTL = BINARIES / "kubectl"
 ETCD = Tool("etcd", "go.etcd.io/etcd/server/v3", ("go.etcd.io/etcd/server/v3",))
 COREDNS = Tool("coredns", "github.com/coredns/coredns", ("github.com/coredns/coredns",))
 OPERATOR = Tool("kuberay-operator", "github.com/ray-project/kuberay/ray-operator", ("github.com/ray-project/kuberay/ray-operator",))

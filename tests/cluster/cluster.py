@@ -3,7 +3,7 @@
 etcd, API server, controller manager, scheduler, kube-proxy and CoreDNS once; for each node a containerd and a kubelet of its own, in one bridge.
 Everything lies in one folder (LAUNCHER_CLUSTER_DIR, else one under the system's temporary folder) and is reachable from this machine alone.
 `up` starts what is missing, so it may be called at any time; `down` leaves nothing behind. It needs root, and Debian's packages containerd, runc,
-containernetworking-plugins, iptables, iproute2, kubernetes-client and gcc.
+containernetworking-plugins, iptables, iproute2, openssl and gcc.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.cluster import images
-from tests.cluster.binaries import BINARIES, TOOLS, Unavailable, build, crds
+from tests.cluster.binaries import BINARIES, KUBECTL, TOOLS, Unavailable, build, crds
 from tests.cluster.processes import Processes
 from tests.support import s3
 
@@ -38,7 +38,7 @@ BUCKET = "bucket"
 STORE_SECRET = "launcher-store"
 SERVER = f"https://{HOST}:6443"
 ETCD = "http://127.0.0.1:23790"
-NEEDED = ("containerd", "runc", "ctr", "iptables-save", "ip", "kubectl", "gcc", "openssl")
+NEEDED = ("containerd", "runc", "ctr", "iptables-save", "ip", "gcc", "openssl")
 READY_S = 120.0
 FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 
@@ -136,7 +136,7 @@ class Cluster:
         return {"AWS_ENDPOINT_URL": S3, "AWS_REGION": "us-east-1", **keys}
 
     def kubectl(self, *words: str, check: bool = True, given: str | None = None) -> str:
-        return _run("kubectl", f"--kubeconfig={self.kubeconfig}", *words, check=check, given=given)
+        return _run(str(KUBECTL), f"--kubeconfig={self.kubeconfig}", *words, check=check, given=given)
 
     # the parts
 

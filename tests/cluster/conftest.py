@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.binaries import Unavailable
+from tests.cluster.binaries import KUBECTL, Unavailable
 from tests.cluster.cluster import BUCKET, STORE_SECRET, Cluster, folder
 from tests.cluster.images import LAUNCHER
 from tests.support.jobs import Project, write_project
@@ -50,7 +50,11 @@ class TestCluster:
 
     def kubectl(self, *words: str, check: bool = True) -> str:
         done = subprocess.run(
-            ["kubectl", f"--kubeconfig={self.kubeconfig}", *words], capture_output=True, text=True, timeout=120, check=False
+            ["kubectl" if self.parts is None else KUBECTL, f"--kubeconfig={self.kubeconfig}", *words],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
         assert not check or done.returncode == 0, f"kubectl {' '.join(words)}\n{done.stdout}\n{done.stderr}"
         return done.stdout
