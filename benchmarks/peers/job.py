@@ -42,3 +42,19 @@ def first_batch(data: Any, rank: int, world_size: int, global_batch_size: int) -
     samples = [data[index] for index in range(rank, global_batch_size, world_size)]
     inputs, labels = zip(*samples, strict=True)
     return torch.stack(inputs), torch.stack(labels)
+
+
+def save(folder: str, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """What `restore` reads: the state after `step` steps."""
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, Path(folder, "state.pt"))
+
+
+def restore(checkpoint: Any, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """The step that Ray Train's checkpoint holds, after its state was loaded; 0 without one."""
+    if checkpoint is None:
+        return 0
+    with checkpoint.as_directory() as folder:
+        state = torch.load(Path(folder, "state.pt"), weights_only=True)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])

@@ -48,14 +48,7 @@ def train(arguments: dict[str, Any]) -> None:
     config = job.read(arguments["config"])
     model, data, optimizer = job.prepare(config)
     parallel = prepare_model(model)
-    step = 0
-    start = ray.train.get_checkpoint()
-    if start is not None:
-        with start.as_directory() as folder:
-            state = torch.load(Path(folder, "state.pt"), weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        step = state["step"]
+    step = job.restore(ray.train.get_checkpoint(), model, optimizer)
     marks = Marks(arguments["folder"])
     parallel.train()
     while True:
@@ -67,7 +60,7 @@ def train(arguments: dict[str, Any]) -> None:
         if step % arguments["checkpoint_every"] == 0:
             if rank == 0:
                 with tempfile.TemporaryDirectory() as folder:
-                    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, Path(folder, "state.pt"))
+                    job.save(folder, model, optimizer, step)
                     ray.train.report({"step": step}, checkpoint=Checkpoint.from_directory(folder))
             else:
                 ray.train.report({"step": step})

@@ -21,6 +21,8 @@ BACKENDS = {
     "ray": "launcher.backends.existing_ray:ExistingRayBackend",
 }
 """Modules by name, as text: a backend's third parties are imported when it is chosen."""
+LAST_WORDS = 1000
+"""Characters from the end of what a job said, where it is told in a run's reason."""
 
 
 class Owner(Enum):

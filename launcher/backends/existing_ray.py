@@ -6,15 +6,15 @@ term that it begins as well. So a request whose answer was lost can be sent agai
 
 from __future__ import annotations
 
-import shlex
 import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 from launcher.backends import existing_ray_checks as checks
-from launcher.backends.base import Dashboard, Finding, Owner, Placement, Result
+from launcher.backends.base import LAST_WORDS, Dashboard, Finding, Owner, Placement, Result
 from launcher.backends.ray_api import OVER, RayApi
+from launcher.backends.supervisor_command import supervisor_command
 from launcher.config.schema import JobConfig, RayConfig
 from launcher.core.clock import SystemClock
 from launcher.core.errors import BackendUnavailable, ConfigError
@@ -22,11 +22,8 @@ from launcher.core.run_store import RunStore
 from launcher.core.store import is_local
 from launcher.spec.job import JobSpec
 
-STATE_FOLDER = "/tmp/launcher"
 RECORD = "launcher/record"
 SUBMIT_ATTEMPTS = 2
-LAST_WORDS = 1000
-"""Characters from the end of a log."""
 
 
 class ExistingRayBackend:
@@ -47,7 +44,7 @@ class ExistingRayBackend:
         metadata = {"job_name": spec.name, RECORD: run.uri}
         for left in reversed(range(SUBMIT_ATTEMPTS)):
             try:
-                api.submit(submission, entrypoint(run), metadata)
+                api.submit(submission, supervisor_command(run.store.uri, run.run_id), metadata)
                 return
             except BackendUnavailable:
                 # The answer may have been lost, or this be the second time: what the cluster has now decides.
@@ -119,15 +116,14 @@ class ExistingRayBackend:
 def fit(config: JobConfig, address: str, nodes: Sequence[int]) -> Placement:
     """Whether a job fits on nodes with so many GPUs each, whoever else uses them."""
     total = sum(nodes)
-    # the controller, on the cluster, decides by the same rule
-    wanted = config.gpu if config.gpu is not None else int(total >= config.workers.max and config.resources.device != "cpu")
+    wanted = config.gpus_of_worker(total)
     room = sum(gpus // wanted for gpus in nodes) if wanted else config.workers.max
     workers = min(config.workers.max, room)
     where = f"the Ray cluster at {address} ({_counted(len(nodes), 'node')}, {_counted(total, 'GPU')})"
     reason = ""
     if workers < config.workers.min:
         reason = f"there is room for {workers} of {config.workers.min} workers with {wanted} GPU each; there are {total} GPUs in all"
-    device = "cpu" if wanted == 0 or config.resources.device == "cpu" else "cuda"
+    device = config.device_of_worker(wanted)
     return Placement(fits=not reason, workers=workers, device=device, gpu_per_worker=wanted, where=where, reason=reason)
 
 
@@ -147,11 +143,6 @@ def submission_id(run: RunStore) -> str:
     desired = run.desired()
     ended = desired.resumes if desired else None
     return str(run.run_id) if ended is None else f"{run.run_id}-{ended + 1}"
-
-
-def entrypoint(run: RunStore) -> str:
-    arguments = ["--runs", run.store.uri, "--run-id", run.run_id, "--state", STATE_FOLDER, "--ray", "auto"]
-    return shlex.join(["python", "-m", "launcher.runtime.entrypoint", *arguments])
 
 
 def is_here(address: str) -> bool:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
 
 from launcher.backends.base import Finding, Placement
+from launcher.backends.probe_report import ProbeReport, parse_report, versions_words
 from launcher.backends.ray_api import OVER, POLL_S, RayApi
 from launcher.config.schema import JobConfig
 from launcher.core.clock import Clock, SystemClock
@@ -23,15 +21,6 @@ PROBE_S = 90.0
 """The first job on a cluster waits for a worker process of Ray, the program for its imports."""
 LAST_WORDS = 400
 _RAY, _ROOM, _JOB, _VERSIONS, _STORE = "Ray there", "room", "a job there", "versions there", "run store from there"
-
-
-@dataclass(frozen=True)
-class Report:
-    """What the job said: see launcher.runtime.probe."""
-
-    versions: dict[str, str]
-    store: dict[str, str] | None
-    """problem, "" where there is none, and next; None: it was not tried."""
 
 
 def same_ray(api: RayApi) -> Finding:
@@ -64,15 +53,15 @@ def probe(api: RayApi, config: JobConfig, clock: Clock | None = None) -> Iterato
         yield answer
     else:
         yield judge_versions(answer.versions)
-        if answer.store is not None:
-            yield judge_store(answer.store, config.runs)
+        if answer.problem is not None:
+            yield judge_store(answer, config.runs)
     try:
         api.delete(name)
     except BackendUnavailable as error:
         yield Finding.warning(f"{_JOB} left behind", f"{name}: {error.what}", "delete it in the dashboard of the cluster")
 
 
-def _answer(api: RayApi, name: str, runs: str | None, clock: Clock) -> Finding | Report:
+def _answer(api: RayApi, name: str, runs: str | None, clock: Clock) -> Finding | ProbeReport:
     words = ["python", "-m", "launcher.runtime.probe", *([runs] if runs else [])]
     try:
         api.submit(name, shlex.join(words), {"job_name": name})
@@ -84,7 +73,7 @@ def _answer(api: RayApi, name: str, runs: str | None, clock: Clock) -> Finding |
         raise
 
 
-def _report(api: RayApi, name: str, clock: Clock) -> Finding | Report:
+def _report(api: RayApi, name: str, clock: Clock) -> Finding | ProbeReport:
     deadline = clock.monotonic() + PROBE_S
     while (job := api.job(name)) is not None and job["status"] not in OVER:
         if clock.monotonic() >= deadline:
@@ -96,11 +85,10 @@ def _report(api: RayApi, name: str, clock: Clock) -> Finding | Report:
     return judge_log(api.log(name), (job or {}).get("message") or "")
 
 
-def judge_log(log: str, message: str) -> Finding | Report:
+def judge_log(log: str, message: str) -> Finding | ProbeReport:
     for line in reversed(log.splitlines()):
-        with suppress(ValueError, LookupError, TypeError):
-            report: Any = json.loads(line)
-            return Report(dict(report["versions"]), report["store"])
+        with suppress(ValueError):
+            return parse_report(line)
     said = log.strip() or message
     return Finding.failed(
         _JOB,
@@ -114,11 +102,11 @@ def judge_versions(theirs: dict[str, str]) -> Finding:
     differences = compare(ours, theirs)
     if differences:
         return Finding.failed(_VERSIONS, ", ".join(differences), "install the same versions here and on the cluster", ExitCode.USAGE)
-    return Finding.ok(_VERSIONS, ", ".join(f"{name} {number}" for name, number in sorted(theirs.items())))
+    return Finding.ok(_VERSIONS, versions_words(theirs))
 
 
-def judge_store(store: dict[str, str], runs: str) -> Finding:
-    if store["problem"]:
+def judge_store(report: ProbeReport, runs: str) -> Finding:
+    if report.problem:
         keys = "the keys come from the environment that the head was started in"
-        return Finding.failed(_STORE, store["problem"], f"{store['next']}; {keys}" if store["next"] else keys)
+        return Finding.failed(_STORE, report.problem, f"{report.next}; {keys}" if report.next else keys)
     return Finding.ok(_STORE, runs)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from launcher.backends import kubernetes_checks, rayjob
-from launcher.backends.base import Dashboard, Finding, Owner, Placement
+from launcher.backends.base import LAST_WORDS, Dashboard, Finding, Owner, Placement
 from launcher.backends.kuberay_settings import check_settings
 from launcher.backends.kubernetes_api import GROUP, VERSION, KubernetesApi
 from launcher.backends.service_proxy import serve
@@ -19,8 +19,6 @@ from launcher.core.store import is_local
 from launcher.spec.job import JobSpec
 
 DASHBOARD_PORT = 8265
-LAST_WORDS = 1000
-"""Characters from the end of what the job said."""
 OVER = ("Complete", "Failed", "ValidationFailed")
 """Values of a RayJob's jobDeploymentStatus after which nothing of it works any more."""
 DELETED_S = 60.0
@@ -61,7 +59,7 @@ class KubeRayBackend:
                 next="" if of_overlay else "`launch doctor` looks at the operator and its version",
             )
         gpu = given.gpu or 0
-        device = "cpu" if gpu == 0 or given.resources.device == "cpu" else "cuda"
+        device = given.device_of_worker(gpu)
         nodes = api.gpus_of_nodes(backend.gpu_resource, backend.node_selector) if gpu else None
         where = f"namespace {api.namespace} of {api.server}"
         reason, workers = "", given.workers.max

@@ -88,7 +88,9 @@ class KubernetesApi:
 
     def _create(self, kind: str, create: Callable[[], Any]) -> Any:
         """None when it is there already. Tried again where no answer came: it may have been created or not."""
-        for left in range(CREATE_ATTEMPTS - 1, -1, -1):
+        left = CREATE_ATTEMPTS
+        while True:
+            left -= 1
             try:
                 return self._call(f"create the {kind}", create)
             except AlreadyThere:
@@ -96,8 +98,7 @@ class KubernetesApi:
             except NoAnswer:
                 if not left:
                     raise
-                time.sleep(1.0)
-        return None
+            time.sleep(1.0)
 
     def refusal(self, document: rayjob.Document) -> str:
         """Why the cluster would not take this RayJob as it is: a field it does not know, a value, an admission policy. Writes nothing."""

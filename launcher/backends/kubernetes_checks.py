@@ -6,7 +6,6 @@ what is in it, and that the run store is reached from there.
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from launcher.backends import rayjob
 from launcher.backends.base import Finding, Result
 from launcher.backends.kuberay_settings import check_settings
 from launcher.backends.kubernetes_api import Forbidden, KubernetesApi
+from launcher.backends.probe_report import ProbeReport, parse_report, versions_words
 from launcher.config.schema import JobConfig, KubeRayConfig
 from launcher.core.clock import Clock, SystemClock
 from launcher.core.errors import BackendUnavailable, ConfigError, LauncherError
@@ -321,16 +321,6 @@ def _secret(api: Api, backend: KubeRayConfig) -> Finding:
 # the pod
 
 
-@dataclass(frozen=True)
-class Report:
-    """What the pod said: see launcher.runtime.probe."""
-
-    versions: dict[str, str]
-    problem: str | None
-    """Of the run store, "" where there is none; None: it was not tried."""
-    next: str
-
-
 def _probe(api: Api, config: JobConfig, backend: KubeRayConfig, secret: Finding, may_probe: bool, clock: Clock) -> Iterator[Finding]:
     local, without_secret = is_local(config.runs), secret.result is Result.FAILED
     if may_probe:
@@ -339,11 +329,11 @@ def _probe(api: Api, config: JobConfig, backend: KubeRayConfig, secret: Finding,
         document = probe_pod(config, shown, None if local or without_secret else config.runs)
         answer, remains = run_probe(api, document, clock)
         yield answer if isinstance(answer, Finding) else judge_versions(backend.image, answer.versions)
-        if isinstance(answer, Report) and answer.problem is not None:
+        if isinstance(answer, ProbeReport) and answer.problem is not None:
             yield judge_store(answer, config.runs)
         if remains:
             yield Finding.warning(f"{_POD} left behind", remains, f"kubectl -n {api.namespace} delete pod {document['metadata']['name']}")
-        if isinstance(answer, Report) and answer.problem == "":
+        if isinstance(answer, ProbeReport) and answer.problem == "":
             with suppress(LauncherError):  # for those who submit next; whether the store can be used from here is checked elsewhere
                 record_image(open_store(config.runs), backend.image, answer.versions, clock)
     else:
@@ -406,7 +396,7 @@ def _rayjob(name: str, config: JobConfig, backend: KubeRayConfig, runs: str) -> 
     return rayjob.rayjob(spec, backend, runs)
 
 
-def run_probe(api: Api, document: rayjob.Document, clock: Clock) -> tuple[Finding | Report, str]:
+def run_probe(api: Api, document: rayjob.Document, clock: Clock) -> tuple[Finding | ProbeReport, str]:
     """The pod's answer, and why the pod could not be deleted, or ""."""
     name = str(document["metadata"]["name"])
     remains = ""
@@ -422,7 +412,7 @@ def run_probe(api: Api, document: rayjob.Document, clock: Clock) -> tuple[Findin
     return answer, remains
 
 
-def _answer(api: Api, document: rayjob.Document, name: str, clock: Clock) -> Finding | Report:
+def _answer(api: Api, document: rayjob.Document, name: str, clock: Clock) -> Finding | ProbeReport:
     api.create_pod(document)
     deadline = clock.monotonic() + PROBE_S
     while True:
@@ -440,7 +430,7 @@ def _answer(api: Api, document: rayjob.Document, name: str, clock: Clock) -> Fin
         clock.sleep(PROBE_PACE_S)
 
 
-def judge_pod(pod: Mapping[str, Any]) -> Finding | Report | None:
+def judge_pod(pod: Mapping[str, Any]) -> Finding | ProbeReport | None:
     """What the pod has said, or why it never will; None while it may."""
     status: Any = pod.get("status") or {}
     state: Any = next((each.get("state") or {} for each in status.get("containerStatuses") or ()), {})
@@ -483,14 +473,10 @@ def _failed(status: Mapping[str, Any], ended: Mapping[str, Any]) -> Finding:
     )
 
 
-def read_report(line: str) -> Finding | Report:
+def read_report(line: str) -> Finding | ProbeReport:
     try:
-        document: Any = json.loads(line)
-        store = document["store"]
-        return Report(
-            dict(document["versions"]), None if store is None else str(store["problem"]), "" if store is None else str(store["next"])
-        )
-    except (ValueError, KeyError, TypeError):
+        return parse_report(line)
+    except ValueError:
         said = line.strip() or "nothing"
         return Finding.failed(
             _POD, f"the probe said something else than a report: {said}", "set backend.image to an image with this launcher", ExitCode.USAGE
@@ -518,7 +504,7 @@ def judge_late(pod: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> F
     )
 
 
-def judge_store(report: Report, runs: str) -> Finding:
+def judge_store(report: ProbeReport, runs: str) -> Finding:
     if report.problem:
         return Finding.failed(_STORE, report.problem, f"{report.next} ('here' is a pod: its keys are those of backend.secret)")
     return Finding.ok(_STORE, runs)
@@ -529,7 +515,7 @@ def judge_versions(image: str, theirs: Mapping[str, str]) -> Finding:
     refusal = disagreement(image, installed_versions(), theirs)
     if refusal is not None:
         return Finding.of_error(_POD, refusal)
-    return Finding.ok(_POD, f"{image} starts; it has {', '.join(f'{name} {number}' for name, number in sorted(theirs.items()))}")
+    return Finding.ok(_POD, f"{image} starts; it has {versions_words(theirs)}")
 
 
 def _dotted(version: tuple[int, int]) -> str:

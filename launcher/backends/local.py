@@ -14,15 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from launcher.backends import local_checks, local_ray
-from launcher.backends.base import Dashboard, Finding, Owner, Placement
+from launcher.backends.base import LAST_WORDS, Dashboard, Finding, Owner, Placement
 from launcher.config.schema import JobConfig
 from launcher.core.errors import BackendUnavailable
 from launcher.core.process import ProcessRef
 from launcher.core.run_store import RunStore
 from launcher.spec.job import JobSpec
-
-LAST_WORDS = 1000
-"""Characters from the end of a log."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +59,13 @@ class LocalBackend:
         if running is not None:
             local_ray.refuse_other_versions(running)
             total = running.gpus
-        wanted = config.gpu if config.gpu is not None else int(total >= config.workers.max and config.resources.device != "cpu")
+        wanted = config.gpus_of_worker(total)
         workers = config.workers.max if wanted == 0 else min(config.workers.max, total // wanted)
         where = f"this machine ({os.cpu_count()} cores, {total} GPU{'' if total == 1 else 's'})"
         reason = ""
         if workers < config.workers.min:
             reason = f"{config.workers.min} workers with {wanted} GPU each need {config.workers.min * wanted}; there are {total}"
-        device = "cpu" if wanted == 0 or config.resources.device == "cpu" else "cuda"
+        device = config.device_of_worker(wanted)
         return Placement(fits=not reason, workers=workers, device=device, gpu_per_worker=wanted, where=where, reason=reason)
 
     def announce(self, run: RunStore) -> None:

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from launcher.backends import local_ray
 from launcher.backends.base import Finding
+from launcher.backends.probe_report import versions_words
 from launcher.config.schema import JobConfig
 from launcher.core.errors import BackendUnavailable
 from launcher.spec.versions import installed_versions
@@ -32,7 +33,7 @@ def examine(config: JobConfig, count_gpus: Callable[[], int]) -> Iterator[Findin
 
 def judge_versions(versions: dict[str, str]) -> Finding:
     lacking = [name for name in NEEDED if name not in versions]
-    words = ", ".join(f"{name} {number}" for name, number in sorted(versions.items()))
+    words = versions_words(versions)
     if lacking:
         return Finding.failed(
             _VERSIONS, f"{' and '.join(lacking)} not installed; there are {words}", "pip install launcher, with what it requires"

@@ -9,10 +9,10 @@ References: RayJob and RayCluster of ray.io/v1 (KubeRay 1.6); the restricted pro
 from __future__ import annotations
 
 import math
-import shlex
 from typing import Any
 
 from launcher.backends.pod_overlay import WORKER, merge
+from launcher.backends.supervisor_command import STATE_FOLDER, supervisor_command
 from launcher.config.schema import KubeRayConfig
 from launcher.spec.job import JobSpec
 
@@ -22,7 +22,6 @@ RUN_LABEL = "launcher/run"
 POD_GROUP = "workers"
 WORKER_RESOURCE = "launcher_worker"
 """Each worker pod has one of it and each worker takes one, so that Ray asks for a pod for every worker, with or without a GPU."""
-STATE_FOLDER = "/tmp/launcher"
 WORKERS_FOLDER = f"{STATE_FOLDER}/workers"
 TERMINATION_MARGIN_S = 30
 """Between the end of a drain and the kill: time to upload a checkpoint's part and to end."""
@@ -50,9 +49,7 @@ def labels(spec: JobSpec) -> dict[str, str]:
 def rayjob(spec: JobSpec, backend: KubeRayConfig, runs: str) -> Document:
     """`runs`: where the cluster finds the run store."""
     config = spec.config
-    arguments = ["--runs", runs, "--run-id", spec.run_id, "--state", STATE_FOLDER, "--ray", "auto", "--worker-resource", WORKER_RESOURCE]
-    arguments += ["--pod-group", POD_GROUP, "--image", backend.image]
-    entrypoint = " ".join(shlex.quote(word) for word in ("python", "-m", "launcher.runtime.entrypoint", *arguments))
+    of_controller = ["--worker-resource", WORKER_RESOURCE, "--pod-group", POD_GROUP, "--image", backend.image]
     cluster: Document = {
         "rayVersion": spec.versions["ray"],
         "authOptions": {"mode": "token"},
@@ -88,7 +85,7 @@ def rayjob(spec: JobSpec, backend: KubeRayConfig, runs: str) -> Document:
             "annotations": {"launcher/name": spec.name, "launcher/runs": runs},
         },
         "spec": {
-            "entrypoint": entrypoint,
+            "entrypoint": supervisor_command(runs, spec.run_id, *of_controller),
             "jobId": spec.run_id,
             "submissionMode": "HTTPMode",
             "shutdownAfterJobFinishes": True,

@@ -323,6 +323,16 @@ class JobConfig:
         """V: the number of logical shards that the batch of a step is cut into."""
         return self.trainer.global_batch_size // self.trainer.micro_batch_size
 
+    def gpus_of_worker(self, total: int) -> int:
+        """How many GPUs a worker takes where there are `total`: as asked, else one each where all workers can have one."""
+        if self.gpu is not None:
+            return self.gpu
+        return int(self.resources.device != "cpu" and total >= self.workers.max)
+
+    def device_of_worker(self, gpus: int) -> str:
+        """What a worker with so many GPUs computes on: cuda or cpu."""
+        return "cpu" if gpus == 0 or self.resources.device == "cpu" else "cuda"
+
     def micro_batch_size_for(self, workers: int) -> int | None:
         """The largest micro_batch_size that gives each of so many workers a shard of this batch; None where none does."""
         batch = self.trainer.global_batch_size

@@ -101,11 +101,7 @@ class WorkerGroup:
         except (ConnectionError, RuntimeError) as error:
             raise BackendUnavailable(f"Ray does not answer: {error}", given=place.address) from error
         self.ray_address = ray.get_runtime_context().gcs_address
-        wanted = self.spec.config.gpu
-        if wanted is None:
-            have = int(ray.cluster_resources().get("GPU", 0))
-            wanted = int(self.spec.config.resources.device != "cpu" and have >= self.spec.config.workers.max)
-        self.gpu = wanted
+        self.gpu = self.spec.config.gpus_of_worker(int(ray.cluster_resources().get("GPU", 0)))
 
     def log_channel(self) -> Any:
         """The lines of all nodes' processes, to be polled; a subscription is of one thread."""
