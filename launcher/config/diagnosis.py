@@ -171,8 +171,18 @@ def bad_yaml(file: str, line: int | None, problem: str) -> ConfigError:
 
 
 def bad_value(key: str, problem: str, overrides: Sequence[str], sources: Sources) -> ConfigError:
-    """A value that cannot be worked out, or does not go where it should: interpolations and missing values."""
+    """A value that cannot be worked out, or does not go where it should: interpolations."""
     return ConfigError(f"the value cannot be worked out: {problem}", where=at(key, overrides, sources))
+
+
+def missing_value(key: str, overrides: Sequence[str], sources: Sources) -> ConfigError:
+    return ConfigError(
+        f"{key} has no value, and there is none that would do for everybody",
+        where=at(key, overrides, sources),
+        given="nothing",
+        expected=f"{key}=VALUE",
+        next="docs/configuration.md says what each key means",
+    )
 
 
 def forced_group(override: str) -> ConfigError:

@@ -32,7 +32,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from hydra.plugins.completion_plugin import DefaultCompletionPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from launcher.config import diagnosis
 from launcher.config.application import HYDRA_CHOICES, hydra_nodes
@@ -306,6 +306,8 @@ def _explain(error: BaseException, sources: HydraSources) -> ConfigError:
     if found := re.match(r"Could not (?:override|delete(?: from config\.)?) '([^']+)'", text):
         return _explain_key(found[1], "defaults list" in text, sources)
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    if isinstance(cause, MissingMandatoryValue) and cause.full_key:
+        return diagnosis.missing_value(cause.full_key, sources.overrides, sources)
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return diagnosis.bad_value(cause.full_key, _first_line(cause.msg or cause), sources.overrides, sources)
     file = getattr(error, "filename", None)

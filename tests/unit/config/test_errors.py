@@ -38,6 +38,7 @@ def refused(folder: Path, *arguments: str) -> ConfigError:
         ("backend=kuberay backend.image=a backend.overlay.spec.a=1", f"backend.overlay {LINE}", ["+backend.overlay.spec.a=1"]),
         ("backend=kuberay backend.image=a backend.cpu=1.5", f"backend.cpu {LINE}", ["""'backend.cpu="1.5"'"""]),
         ("model.dropout=18", f"model.dropout {LINE}", ["configs/model/resnet.yaml", "+model.dropout=18 adds an argument"]),
+        ("backend=kuberay", "backend.image (configs/backend/kuberay.yaml)", ["has no value", "backend.image=VALUE"]),
         ("hydra.foo=1", f"hydra.foo {LINE}", ["no such key"]),
         ("~nothing", f"nothing {LINE}", ["no such key"]),
         ("++model=mlp", "command line", ["expected: model=mlp"]),
