@@ -175,9 +175,9 @@ def bad_value(key: str, problem: str, overrides: Sequence[str], sources: Sources
     return ConfigError(f"the value cannot be worked out: {problem}", where=at(key, overrides, sources))
 
 
-def missing_value(key: str, overrides: Sequence[str], sources: Sources) -> ConfigError:
+def missing_value(key: str, problem: str, overrides: Sequence[str], sources: Sources) -> ConfigError:
     return ConfigError(
-        f"{key} has no value, and there is none that would do for everybody",
+        f"the value has to be given: {problem}",
         where=at(key, overrides, sources),
         given="nothing",
         expected=f"{key}=VALUE",

@@ -307,7 +307,7 @@ def _explain(error: BaseException, sources: HydraSources) -> ConfigError:
         return _explain_key(found[1], "defaults list" in text, sources)
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if isinstance(cause, MissingMandatoryValue) and cause.full_key:
-        return diagnosis.missing_value(cause.full_key, sources.overrides, sources)
+        return diagnosis.missing_value(cause.full_key, _first_line(cause.msg or cause), sources.overrides, sources)
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return diagnosis.bad_value(cause.full_key, _first_line(cause.msg or cause), sources.overrides, sources)
     file = getattr(error, "filename", None)

@@ -38,7 +38,6 @@ def refused(folder: Path, *arguments: str) -> ConfigError:
         ("backend=kuberay backend.image=a backend.overlay.spec.a=1", f"backend.overlay {LINE}", ["+backend.overlay.spec.a=1"]),
         ("backend=kuberay backend.image=a backend.cpu=1.5", f"backend.cpu {LINE}", ["""'backend.cpu="1.5"'"""]),
         ("model.dropout=18", f"model.dropout {LINE}", ["configs/model/resnet.yaml", "+model.dropout=18 adds an argument"]),
-        ("backend=kuberay", "backend.image (configs/backend/kuberay.yaml)", ["has no value", "backend.image=VALUE"]),
         ("hydra.foo=1", f"hydra.foo {LINE}", ["no such key"]),
         ("~nothing", f"nothing {LINE}", ["no such key"]),
         ("++model=mlp", "command line", ["expected: model=mlp"]),
@@ -99,6 +98,12 @@ def test_a_bad_file(folder: Path, write: Write, file: str, text: str, choice: st
     error = refused(folder, choice)
     assert error.where == where
     assert said in str(error)
+
+
+def test_a_key_that_everybody_has_to_set_says_how(folder: Path) -> None:
+    error = refused(folder, "backend=kuberay")
+    assert error.where.startswith("backend.image (")
+    assert error.expected == "backend.image=VALUE"
 
 
 def test_a_notebook_is_told_the_same(folder: Path) -> None:
