@@ -110,10 +110,10 @@ class Seconds:
 
     def doing(self, what: str) -> None: ...
 
-    def wishes(self) -> Any:
-        from launcher.training.step import Wishes
+    def flags(self) -> Any:
+        from launcher.training.step import StepFlags
 
-        return Wishes()
+        return StepFlags()
 
     def evaluated(self, step: int, metrics: dict[str, float]) -> None:
         raise AssertionError("a block is shorter than the training")
@@ -136,10 +136,10 @@ def train(case: Case, rank: int, port: int, rounds: int, answers: Any) -> None:
     import torch
 
     from launcher.config.load import compose
-    from launcher.core.run_store import RunStore
     from launcher.core.store import open_store
     from launcher.core.types import RunId
-    from launcher.training.collective import Collective
+    from launcher.record.run_store import RunStore
+    from launcher.training.comm.collective import Collective
     from launcher.training.trainer import Trainer
 
     store = PortStore(port, serves=rank == 0)

@@ -1,6 +1,6 @@
 """`python -m benchmarks.membership_scale`: what one change of a group of 4,096 simulated workers costs the controller.
 
-Counted: every Membership.handle from the wish (or the death) to the formed generation, with the answers of all workers; the orders put into
+Counted: every Coordinator.handle from the wish (or the death) to the formed generation, with the answers of all workers; the orders put into
 words (runtime/orders.py, runtime/link.py); and the link's thread until the last byte is in a real socket, which another process empties.
 It is processor time of all threads of the controller's process, which other load on the machine disturbs less than a clock. Not counted: heartbeats, and what lies between: the workers' own time and the network's.
 """
@@ -20,10 +20,10 @@ from pathlib import Path
 
 from benchmarks.report import Bar, Figure, alone, finish
 from launcher.core.types import Generation, Step, WorkerId
-from launcher.runtime import membership as m
-from launcher.runtime.link import LinkServer
-from launcher.runtime.membership import Membership
-from launcher.runtime.orders import messages
+from launcher.runtime.protocol import coordinator as m
+from launcher.runtime.protocol.coordinator import Coordinator
+from launcher.runtime.protocol.messages import messages
+from launcher.runtime.transport.server import MessageServer
 
 BAR = Bar(0.1, "at_most", "value")
 Orders = m.Prepare | m.Commit | m.Withdraw | m.Leave | m.Stop | m.Release
@@ -36,7 +36,7 @@ class Wire:
         pairs = {worker: socket.socketpair() for worker in workers}
         self._drain = multiprocessing.get_context("fork").Process(target=_drain, args=([pair[1] for pair in pairs.values()],), daemon=True)
         self._drain.start()
-        self._server = LinkServer(b"", lambda event: None, host="127.0.0.1")
+        self._server = MessageServer(b"", lambda event: None, host="127.0.0.1")
         self._server.start()
         for worker, (ours, theirs) in pairs.items():
             theirs.close()
@@ -68,7 +68,7 @@ class Group:
     """A controller's decisions with workers that answer all orders at once; `seconds` is the controller's part of it."""
 
     def __init__(self, workers: list[WorkerId], wire: Wire) -> None:
-        self.membership = Membership(minimum=1, load=False)
+        self.membership = Coordinator(minimum=1, load=False)
         self._wire = wire
         self.seconds = 0.0
         self.step = Step(0)

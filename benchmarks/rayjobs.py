@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.sandbox import PEERS, ROOT, CommandFailed, Done, Sandbox
-from launcher.backends.rayjob import AUTOSCALER
+from launcher.backends.kuberay.rayjob import AUTOSCALER
 from launcher.core.errors import LauncherError
 from launcher.core.store import ObjectStore, open_store
 from tests.cluster.cluster import BUCKET, STORE_SECRET, Cluster, folder

@@ -67,7 +67,7 @@ class Sandbox:
         """End the local Ray of a folder and remove it."""
         if path.is_dir():
             self.run(
-                [sys.executable, "-m", "launcher.backends.local_ray", "stop"],
+                [sys.executable, "-m", "launcher.backends.local.ray_instance", "stop"],
                 more={"LAUNCHER_RAY_DIR": str(path)},
                 timeout_s=60,
                 check=False,

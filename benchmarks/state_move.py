@@ -74,7 +74,7 @@ def measure(mb: int, pairs: int, behind: bool) -> dict[str, list[float]]:
 def _rank(rank: int, port: int, mb: int, pairs: int, behind: bool, answers: Any) -> None:
     import torch
 
-    from launcher.training.collective import Collective
+    from launcher.training.comm.collective import Collective
 
     torch.set_num_threads(1)
     collective = Collective.form(PortStore(port, patience_s=HANG_S), generation=1, rank=rank, world_size=2, device="cpu", timeout_s=HANG_S)
@@ -112,7 +112,7 @@ def _rank(rank: int, port: int, mb: int, pairs: int, behind: bool, answers: Any)
         return state
 
     def share(state: Any) -> None:
-        from launcher.training.state_transfer import StateMove, share_state
+        from launcher.training.state.transfer import StateMove, share_state
 
         share_state(collective, StateMove((DONOR,), (RECEIVER,)), state, state.document(1), device="cpu", holds_own=behind)
 
@@ -129,7 +129,7 @@ def _state(mb: int, *, steps: int) -> Any:
     import torch
 
     from launcher.config.schema import Component
-    from launcher.training.train_state import TrainState
+    from launcher.training.state.train_state import TrainState
     from models.resnet import ResNet
 
     with torch.device("meta"):

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from launcher.config.schema import JobConfig
     from launcher.core.errors import LauncherError
+    from launcher.record.status import RunStatus
     from launcher.sdk import Run, attach, submit
-    from launcher.spec.status import RunStatus
 
 __version__ = "0.1.0"
 
@@ -26,7 +26,7 @@ _HOMES = {
     "JobConfig": "launcher.config.schema",
     "LauncherError": "launcher.core.errors",
     "Run": "launcher.sdk",
-    "RunStatus": "launcher.spec.status",
+    "RunStatus": "launcher.record.status",
     "attach": "launcher.sdk",
     "submit": "launcher.sdk",
 }

@@ -30,10 +30,10 @@ class Points:
 
     def doing(self, what: str) -> None: ...
 
-    def wishes(self) -> Any:
-        from launcher.training.step import Wishes
+    def flags(self) -> Any:
+        from launcher.training.step import StepFlags
 
-        return Wishes()
+        return StepFlags()
 
     def evaluated(self, step: int, metrics: dict[str, float]) -> None: ...
 
@@ -47,11 +47,11 @@ def train(config: str, rank: int, world_size: int, port: int, threads: int, ever
     import torch  # noqa: F401 - before the clock of the first step
 
     from launcher.config.parse import parse_config
-    from launcher.core.run_store import RunStore
     from launcher.core.store import open_store
     from launcher.core.types import RunId
-    from launcher.training.collective import Collective
-    from launcher.training.state_transfer import StateMove
+    from launcher.record.run_store import RunStore
+    from launcher.training.comm.collective import Collective
+    from launcher.training.state.transfer import StateMove
     from launcher.training.trainer import Trainer
 
     store = PortStore(port, serves=rank == 0)

@@ -12,13 +12,13 @@ from typing import Protocol
 from launcher.config.schema import JobConfig
 from launcher.core.errors import ConfigError, LauncherError, nearest
 from launcher.core.exit_codes import ExitCode
-from launcher.core.run_store import RunStore
-from launcher.spec.job import JobSpec
+from launcher.jobspec.job import JobSpec
+from launcher.record.run_store import RunStore
 
 BACKENDS = {
-    "local": "launcher.backends.local:LocalBackend",
-    "kuberay": "launcher.backends.kuberay:KubeRayBackend",
-    "ray": "launcher.backends.existing_ray:ExistingRayBackend",
+    "local": "launcher.backends.local.backend:LocalBackend",
+    "kuberay": "launcher.backends.kuberay.backend:KubeRayBackend",
+    "ray": "launcher.backends.ray_cluster.backend:ExistingRayBackend",
 }
 """Modules by name, as text: a backend's third parties are imported when it is chosen."""
 LAST_WORDS = 1000

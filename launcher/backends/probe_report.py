@@ -1,4 +1,4 @@
-"""What launcher.runtime.probe said, wherever it ran: one line of JSON."""
+"""What launcher.runtime.pod.probe said, wherever it ran: one line of JSON."""
 
 from __future__ import annotations
 

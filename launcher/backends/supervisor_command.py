@@ -11,4 +11,4 @@ STATE_FOLDER = "/tmp/launcher"
 def supervisor_command(runs: str, run_id: str, *of_controller: str) -> str:
     """A line for a shell; `of_controller` are further arguments of the controllers that the supervisor starts."""
     arguments = ["--runs", runs, "--run-id", run_id, "--state", STATE_FOLDER, "--ray", "auto"]
-    return shlex.join(["python", "-m", "launcher.runtime.entrypoint", *arguments, *of_controller])
+    return shlex.join(["python", "-m", "launcher.runtime.supervisor", *arguments, *of_controller])

@@ -13,8 +13,9 @@ from typing import Any
 from launcher.checkpoint.chunks import read_chunk
 from launcher.checkpoint.manifest import CheckpointManifest
 from launcher.core.errors import CheckpointAbandoned, CheckpointCorrupt, StoreDamaged
-from launcher.core.run_store import LineageEntry, RunStore, in_lineage, padded
 from launcher.core.types import Step, Term
+from launcher.record.lineage import LineageEntry, in_lineage
+from launcher.record.run_store import RunStore, padded
 
 _NAME = re.compile(r"(\d{12})-(\d{12})\.json")
 

@@ -6,8 +6,8 @@ import hashlib
 
 from launcher.checkpoint.manifest import ChunkRef
 from launcher.core.errors import CheckpointCorrupt
-from launcher.core.run_store import RunStore
 from launcher.core.store import KeyMissing
+from launcher.record.run_store import RunStore
 
 
 def blob_key(digest: str) -> str:

@@ -27,8 +27,9 @@ from launcher.checkpoint.catalog import (
 from launcher.checkpoint.chunks import blob_key
 from launcher.checkpoint.retention import expired, protected
 from launcher.core.clock import Clock
-from launcher.core.run_store import LEASE_S, RunStore, lineage, padded
 from launcher.core.types import Term
+from launcher.record.lineage import lineage
+from launcher.record.run_store import LEASE_S, RunStore, padded
 
 WAIT_S = 2 * LEASE_S
 

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from launcher.core.errors import CheckpointAbandoned, CheckpointCorrupt, UserCodeError
-from launcher.core.run_store import encode
 from launcher.core.types import Generation, Json, JsonObject, Rank, RunId, Step, Term, WorldSize
+from launcher.record.run_store import encode
 
 VERSION = 1
 MAX_CHUNK_BYTES = 64 * 1024 * 1024

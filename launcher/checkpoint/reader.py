@@ -10,8 +10,8 @@ from launcher.checkpoint.catalog import manifest_key
 from launcher.checkpoint.chunks import read_chunk
 from launcher.checkpoint.manifest import ELEMENT_BYTES, CheckpointManifest, ChunkRef, parse_piece_key
 from launcher.core.errors import CheckpointCorrupt
-from launcher.core.run_store import RunStore
 from launcher.core.types import JsonObject
+from launcher.record.run_store import RunStore
 
 
 def read_checkpoint(run: RunStore, manifest: CheckpointManifest) -> tuple[dict[str, torch.Tensor], JsonObject]:

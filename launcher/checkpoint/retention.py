@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from launcher.checkpoint.catalog import CheckpointInfo
-from launcher.core.run_store import TermBase
 from launcher.core.types import Term
+from launcher.record.lineage import TermBase
 
 
 def expired(

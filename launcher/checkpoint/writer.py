@@ -21,8 +21,8 @@ from launcher.checkpoint.manifest import (
     share,
 )
 from launcher.core.errors import UserCodeError
-from launcher.core.run_store import RunStore
 from launcher.core.types import Generation, JsonObject, Rank, Step, WorldSize
+from launcher.record.run_store import RunStore
 
 
 @dataclass(frozen=True, kw_only=True)

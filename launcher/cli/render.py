@@ -13,7 +13,7 @@ from launcher.cli.timeline import fact, facts, number
 from launcher.core.types import JsonObject
 from launcher.jobs.changes import change_bar, change_sentence, crew
 from launcher.jobs.refs import RunRef, absolute_runs, default_runs
-from launcher.spec.status import JobState, RunStatus
+from launcher.record.status import JobState, RunStatus
 
 if TYPE_CHECKING:
     from launcher.jobs.submitting import Plan

@@ -25,8 +25,8 @@ from launcher.core.exit_codes import ExitCode
 from launcher.core.types import JsonObject
 from launcher.jobs.changes import change_sentence, crew, size_words
 from launcher.jobs.refs import RunRef
-from launcher.jobs.resizing import SizeWish, Waited
-from launcher.spec.status import JobState, RunStatus, exit_code_of
+from launcher.jobs.resizing import SizeRequest, Waited
+from launcher.record.status import JobState, RunStatus, exit_code_of
 
 _AGES = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -199,7 +199,7 @@ def run_names(incomplete: str, runs: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
-def _wait_for_size(ref: RunRef, wish: SizeWish, output: str) -> int:
+def _wait_for_size(ref: RunRef, wish: SizeRequest, output: str) -> int:
     """The exit code: 0 also where the size is still to come, else that of the run's end, 4 where nobody lives to fulfil the wish."""
     waited: Waited | None = None
     try:

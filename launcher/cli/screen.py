@@ -13,7 +13,7 @@ import click
 from launcher.cli.render import measures, progress_line, state_word, steps
 from launcher.core.clock import Clock
 from launcher.jobs.changes import crew
-from launcher.spec.status import JobState, RunStatus
+from launcher.record.status import JobState, RunStatus
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

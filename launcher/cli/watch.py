@@ -17,7 +17,7 @@ from launcher.core.exit_codes import ExitCode
 from launcher.core.store import is_local
 from launcher.jobs.records import Reader
 from launcher.jobs.refs import RunRef
-from launcher.spec.status import RunStatus, exit_code_of
+from launcher.record.status import RunStatus, exit_code_of
 
 Output = Literal["text", "json"]
 QUIET_KINDS = frozenset({"steps", "generation_prepared", "generation_committed"})

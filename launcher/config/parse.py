@@ -14,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from launcher.config.schema import Component, JobConfig, KubeRayConfig
 from launcher.core.errors import ConfigError, nearest
-from launcher.core.run_store import WorkerBounds
+from launcher.record.desired import WorkerBounds
 
 TARGET = "_target_"
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")

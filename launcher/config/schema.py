@@ -11,7 +11,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from launcher.core.errors import ConfigError
-from launcher.core.run_store import WorkerBounds
+from launcher.record.desired import WorkerBounds
 
 NAME_PATTERN = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 

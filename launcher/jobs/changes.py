@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from launcher.core.run_store import WorkerBounds
-from launcher.spec.status import RunStatus
+from launcher.record.desired import WorkerBounds
+from launcher.record.status import RunStatus
 
 PARTS = (("detect_s", "detect"), ("agree_s", "agree"), ("form_s", "form"), ("move_s", "move"), ("first_step_s", "first step"))
 """What the time of a change goes into, in its order."""

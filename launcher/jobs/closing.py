@@ -11,11 +11,12 @@ from dataclasses import replace
 
 from launcher.checkpoint.catalog import list_checkpoints
 from launcher.core.clock import Clock, timestamp
-from launcher.core.run_store import RunStore, TermBase, lineage
 from launcher.core.types import JsonObject, Step, Term
 from launcher.jobs.refs import RunRef, person
 from launcher.jobs.snapshot import Snapshot, as_written
-from launcher.spec.status import CheckpointRef, JobState, RunStatus, exit_code_of
+from launcher.record.lineage import TermBase, lineage
+from launcher.record.run_store import RunStore
+from launcher.record.status import CheckpointRef, JobState, RunStatus, exit_code_of
 
 
 def close(ref: RunRef, run: RunStore, snapshot: Snapshot, *, state: JobState, reason: str, clock: Clock) -> bool:

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from launcher.backends.base import Backend, Dashboard, open_backend
 from launcher.core.clock import Clock, SystemClock
 from launcher.core.errors import BackendUnavailable, LauncherError, RunStateError, StoreDamaged
-from launcher.core.run_store import RunStore, WorkerBounds
 from launcher.core.store import open_store
 from launcher.jobs.closing import close
 from launcher.jobs.refs import RunRef, absolute_runs, all_names
 from launcher.jobs.snapshot import Snapshot, Verdict, as_lost, as_pending, as_written, judge, read_snapshot
-from launcher.spec.status import JobState, RunStatus
+from launcher.record.desired import WorkerBounds
+from launcher.record.run_store import RunStore
+from launcher.record.status import JobState, RunStatus
 
 POLL_S = 0.25
 _ATTEMPTS = 40

@@ -8,10 +8,11 @@ from datetime import datetime
 from typing import Any
 
 from launcher.core.clock import Clock, SystemClock, timestamp
-from launcher.core.run_store import LineageEntry, RunStore, Stream, lineage
 from launcher.core.types import JsonObject
 from launcher.jobs.observe import Observation
 from launcher.jobs.refs import RunRef
+from launcher.record.lineage import LineageEntry, lineage
+from launcher.record.run_store import RunStore, Stream
 
 FOLLOW_S = 0.5
 _CLAIMS = frozenset({"steps", "evaluated", "checkpoint_committed"})

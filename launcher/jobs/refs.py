@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from launcher.config.schema import NAME_PATTERN
 from launcher.core.errors import RunNotFound, StoreDamaged, nearest
-from launcher.core.run_store import RunStore, encode
 from launcher.core.store import KeyMissing, ObjectStore, is_local, local_path, open_store
 from launcher.core.types import RunId
+from launcher.record.run_store import RunStore, encode
 
 NAMES = "names"
 

@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 from launcher.config.schema import JobConfig
 from launcher.core.clock import Clock, SystemClock, timestamp
 from launcher.core.errors import ConfigError, RunStateError
-from launcher.core.run_store import Desired, RunStore, WorkerBounds
 from launcher.jobs.changes import size_words, workers_words
 from launcher.jobs.observe import POLL_S, Observation, observe
 from launcher.jobs.refs import RunRef, person
 from launcher.jobs.resuming import spec_in_force
 from launcher.jobs.snapshot import read_snapshot
-from launcher.spec.status import JobState, RunStatus
+from launcher.record.desired import Desired, WorkerBounds
+from launcher.record.run_store import RunStore
+from launcher.record.status import JobState, RunStatus
 
 WAIT_S = 120.0
 """A wait ends after so long, whatever the run says; the wish stays."""
@@ -27,7 +28,7 @@ _SIZE = re.compile(r"([0-9]+)(?:\.\.([0-9]+))?")
 
 
 @dataclass(frozen=True)
-class SizeWish:
+class SizeRequest:
     """What was asked of a run's size, and what was in force before."""
 
     workers: WorkerBounds
@@ -49,7 +50,7 @@ class Waited:
     """When it is over: why the size is not there; "" where it is."""
 
 
-def resize(ref: RunRef, size: int | str, *, clock: Clock | None = None) -> SizeWish:
+def resize(ref: RunRef, size: int | str, *, clock: Clock | None = None) -> SizeRequest:
     """Ask a run for another size: 3 sets the target within the bounds in force, "2..6" the bounds and the target to the upper one.
 
     The same as in force writes nothing. Raises ConfigError for a size that the run cannot have, RunStateError for a run
@@ -66,10 +67,10 @@ def resize(ref: RunRef, size: int | str, *, clock: Clock | None = None) -> SizeW
         desired = _wish_in_force(ref, run)
         wanted = size_wanted(size, desired.workers, spec_in_force(run, desired).config, ref)
         if wanted == desired.workers:
-            return SizeWish(wanted, wanted, desired.revision)
+            return SizeRequest(wanted, wanted, desired.revision)
         wish = replace(desired, revision=desired.revision + 1, workers=wanted, by=person(), at=timestamp(clock.now()))
-        if run.wish(wish):
-            return SizeWish(wanted, desired.workers, wish.revision)
+        if run.create_desired(wish):
+            return SizeRequest(wanted, desired.workers, wish.revision)
 
 
 def size_wanted(size: int | str, now: WorkerBounds, config: JobConfig, ref: RunRef) -> WorkerBounds:
@@ -98,7 +99,7 @@ def size_wanted(size: int | str, now: WorkerBounds, config: JobConfig, ref: RunR
     return WorkerBounds(min=low, max=high, target=high)
 
 
-def follow_resize(ref: RunRef, wish: SizeWish, *, timeout_s: float = WAIT_S, clock: Clock | None = None) -> Iterator[Waited]:
+def follow_resize(ref: RunRef, wish: SizeRequest, *, timeout_s: float = WAIT_S, clock: Clock | None = None) -> Iterator[Waited]:
     """Look again and again, until the run has the size that was wished or says why not; after `timeout_s` seconds in any case."""
     clock = clock or SystemClock()
     observation = Observation(ref, clock)
@@ -114,7 +115,7 @@ def follow_resize(ref: RunRef, wish: SizeWish, *, timeout_s: float = WAIT_S, clo
         clock.sleep(POLL_S)
 
 
-def why_not(status: RunStatus, wish: SizeWish, desired: Desired) -> str | None:
+def why_not(status: RunStatus, wish: SizeRequest, desired: Desired) -> str | None:
     """Why a run has not the size that was wished and will not have it soon: "" when it has it, None while it may come."""
     target = wish.workers.target
     if status.state.terminal:

@@ -10,16 +10,17 @@ from launcher.config.parse import TARGET
 from launcher.config.schema import JobConfig
 from launcher.core.clock import Clock, SystemClock, timestamp
 from launcher.core.errors import CapacityError, ConfigError, LauncherError, RunStateError, StoreDamaged
-from launcher.core.run_store import Desired, RunStore, WorkerBounds, encode
 from launcher.core.store import KeyMissing
 from launcher.jobs.closing import close
 from launcher.jobs.observe import Seen, backend_of, observe
 from launcher.jobs.refs import RunRef, person
 from launcher.jobs.snapshot import read_snapshot
 from launcher.jobs.submitting import refuse_versions
-from launcher.spec.job import JobSpec
-from launcher.spec.status import JobState, RunStatus
-from launcher.spec.versions import installed_versions
+from launcher.jobspec.job import JobSpec
+from launcher.jobspec.versions import installed_versions
+from launcher.record.desired import Desired, WorkerBounds
+from launcher.record.run_store import RunStore, encode
+from launcher.record.status import JobState, RunStatus
 
 FROZEN = (
     "model",
@@ -74,7 +75,7 @@ def resume(ref: RunRef, overrides: Sequence[str] = (), *, clock: Clock | None = 
         resumes=seen.snapshot.visible,
     )
     backend.announce(run)
-    if not run.wish(wanted):
+    if not run.create_desired(wanted):
         raise _running(ref, observe(ref, clock=clock).status, "somebody else was faster")
     try:
         backend.launch(spec, run)

@@ -8,9 +8,11 @@ from functools import cached_property
 
 from launcher.backends.base import Owner
 from launcher.core.errors import StoreDamaged
-from launcher.core.run_store import LEASE_S, Desired, RunStore, TermBase
 from launcher.core.types import Term
-from launcher.spec.status import JobState, RunStatus
+from launcher.record.desired import Desired
+from launcher.record.lineage import TermBase
+from launcher.record.run_store import LEASE_S, RunStore
+from launcher.record.status import JobState, RunStatus
 
 LAUNCH_GRACE_S = 2.0
 """A run exists a moment before its backend works on it; so long nobody takes it for dead."""

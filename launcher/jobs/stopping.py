@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from launcher.core.clock import Clock, SystemClock, timestamp
-from launcher.core.run_store import RunStore
 from launcher.jobs.closing import close
 from launcher.jobs.observe import POLL_S, Seen, backend_of, observe
 from launcher.jobs.refs import RunRef, person
 from launcher.jobs.snapshot import as_written, read_snapshot
-from launcher.spec.status import JobState, RunStatus
+from launcher.record.run_store import RunStore
+from launcher.record.status import JobState, RunStatus
 
 _ATTEMPTS = 20
 
@@ -52,5 +52,5 @@ def _wish(run: RunStore, clock: Clock) -> None:
         if desired.state == "stopped":
             return
         wanted = replace(desired, revision=desired.revision + 1, state="stopped", by=person(), at=timestamp(clock.now()))
-        if run.wish(wanted):
+        if run.create_desired(wanted):
             return

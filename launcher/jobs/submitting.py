@@ -21,16 +21,18 @@ from launcher.config.schema import JobConfig, KubeRayConfig
 from launcher.config.shipped import shipped_folder
 from launcher.core.clock import Clock, SystemClock, timestamp
 from launcher.core.errors import CapacityError, ConfigError, InfrastructureError, NameTaken, RunNotFound, StoreUnavailable, nearest
-from launcher.core.run_store import Desired, RunStore, encode, lineage
 from launcher.core.store import is_local, local_path, open_store
 from launcher.core.types import JsonObject, RunId
 from launcher.jobs.refs import NAMES, NameRecord, RunRef, absolute_runs, find, free_name, person, read_name, take_name
-from launcher.spec.job import CodeRef, JobSpec
-from launcher.spec.packages import Requirements, read_requirements, requirements_key
-from launcher.spec.versions import installed_versions, refuse_image
+from launcher.jobspec.job import CodeRef, JobSpec
+from launcher.jobspec.packages import Requirements, read_requirements, requirements_key
+from launcher.jobspec.versions import installed_versions, refuse_image
+from launcher.record.desired import Desired
+from launcher.record.lineage import lineage
+from launcher.record.run_store import RunStore, encode
 
 if TYPE_CHECKING:
-    from launcher.spec.code import CodeArchive
+    from launcher.jobspec.code import CodeArchive
 
 _ID_LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
 
@@ -194,7 +196,7 @@ def _place_or_reason(backend: Backend, spec: JobSpec) -> Placement:
 
 
 def _archive(config: JobConfig, folder: Path) -> CodeArchive:
-    from launcher.spec.code import archive
+    from launcher.jobspec.code import archive
 
     exclude = [local_path(config.runs)] if is_local(config.runs) else []
     code = archive(folder, shipped_folder(), allow=config.code.allow, exclude=exclude)
@@ -268,13 +270,15 @@ def _taken(name: str, runs: str) -> NameTaken:
 
 
 def _write(run: RunStore, spec: JobSpec, code: bytes, packages: Requirements | None) -> None:
-    from launcher.spec.code import code_key
+    from launcher.jobspec.code import code_key
 
     run.store.put(run.key(code_key(spec.code.digest)), code)
     if packages is not None:
         run.store.put(run.key(requirements_key(packages.digest)), packages.data)
     run.store.put(run.key(f"spec-{spec.number}.json"), encode(spec.to_json()))
-    run.wish(Desired(revision=1, state="running", spec=spec.number, workers=spec.config.workers, by=person(), at=spec.submitted_at))
+    run.create_desired(
+        Desired(revision=1, state="running", spec=spec.number, workers=spec.config.workers, by=person(), at=spec.submitted_at)
+    )
 
 
 def _discard(run: RunStore, name: str | None, *, whole: bool) -> None:

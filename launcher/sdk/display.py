@@ -6,7 +6,7 @@ from html import escape
 
 from launcher.jobs.changes import change_sentence, crew
 from launcher.jobs.refs import RunRef
-from launcher.spec.status import RunStatus
+from launcher.record.status import RunStatus
 
 
 def run_html(status: RunStatus | None, ref: RunRef, *, trouble: str = "") -> str:

@@ -12,8 +12,8 @@ from launcher.core.clock import Clock, SystemClock
 from launcher.core.errors import LauncherError
 from launcher.core.types import JsonObject
 from launcher.jobs.refs import RunRef
+from launcher.record.status import RunStatus
 from launcher.sdk.display import run_html
-from launcher.spec.status import RunStatus
 
 
 def submit(*overrides: str, folder: str | Path | None = None) -> Run:

@@ -23,7 +23,7 @@ from typing import IO, Protocol
 from launcher.config.parse import dump_config
 from launcher.core.clock import Clock, SystemClock
 from launcher.core.types import JsonObject
-from launcher.spec.job import JobSpec
+from launcher.jobspec.job import JobSpec
 
 QUEUE_ROWS = 2000
 SLOW_START_S = 90.0

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from launcher.training.batch import share
-from launcher.training.samples import Samples
+from launcher.training.data.samples import Samples
+from launcher.training.shards.batch import share
 from launcher.training.step import Objective
 
 if TYPE_CHECKING:
-    from launcher.training.collective import Collective
+    from launcher.training.comm.collective import Collective
 
 
 def evaluate(

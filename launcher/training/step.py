@@ -12,18 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from launcher.core.errors import TrainingDiverged, UserCodeError
-from launcher.training.batch import BatchPlan
-from launcher.training.per_shard import PerShardLayers
-from launcher.training.random_streams import OTHER_OPERATORS, mix
+from launcher.training.shards.batch import BatchPlan
+from launcher.training.shards.per_shard import PerShardLayers
+from launcher.training.shards.random_streams import OTHER_OPERATORS, mix
+from launcher.training.shards.tracked_buffers import TrackedBuffers
 from launcher.training.tasks import Batch, Task, at_least_fp32
-from launcher.training.tracked_buffers import TrackedBuffers
 
 if TYPE_CHECKING:
-    from launcher.training.collective import Collective
+    from launcher.training.comm.collective import Collective
 
 
 @dataclass(frozen=True)
-class Wishes:
+class StepFlags:
     """What a rank says with its part of a step, so that all ranks learn it at the same step."""
 
     stop: bool = False
@@ -152,27 +152,27 @@ class TrainingStep:
         self._on_forward = on_forward
         self._parameters = [parameter for parameter in objective.model.parameters() if parameter.requires_grad]
 
-    def compute(self, step: int, forwards: tuple[range, ...], batches: Iterable[Batch], exchange: Exchange, wishes: Wishes) -> StepSums:
+    def compute(self, step: int, forwards: tuple[range, ...], batches: Iterable[Batch], exchange: Exchange, flags: StepFlags) -> StepSums:
         """Gradients of the whole batch in `.grad` of the parameters; nothing else of the state is changed.
 
         Whatever is raised, CollectiveBroken or the user's own, the state is that before the step.
         """
         try:
-            return self._compute(step, forwards, batches, exchange, wishes)
+            return self._compute(step, forwards, batches, exchange, flags)
         except BaseException:
             self._buffers.roll_back()
             for parameter in self._parameters:
                 parameter.grad = None
             raise
 
-    def _compute(self, step: int, forwards: tuple[range, ...], batches: Iterable[Batch], exchange: Exchange, wishes: Wishes) -> StepSums:
+    def _compute(self, step: int, forwards: tuple[range, ...], batches: Iterable[Batch], exchange: Exchange, flags: StepFlags) -> StepSums:
         exchange.begin_step()
         self._layers.statistics.begin_step()
         self._buffers.begin_step()
         figures: Tensor | None = None
         for index, (shards, batch) in enumerate(zip(forwards, batches, strict=True)):
             if exchange.per_shard and index > 0:
-                figures, wishes = None, Wishes()  # said once by each rank
+                figures, flags = None, StepFlags()  # said once by each rank
                 self._layers.statistics.clear_sums()
                 self._buffers.clear_sums()
             losses, values = self.forward(step, shards, batch)
@@ -180,7 +180,7 @@ class TrainingStep:
             figures = values if figures is None else figures + values
             last = index == len(forwards) - 1
             if last or exchange.per_shard:
-                exchange.arm(self._pack(figures, wishes, exchange.dtype), last=last)
+                exchange.arm(self._pack(figures, flags, exchange.dtype), last=last)
             torch.autograd.backward(losses, torch.full_like(losses, 1.0 / self._plan.global_batch_size))
         return self._unpack(exchange.finish(), exchange.world_size)
 
@@ -211,9 +211,9 @@ class TrainingStep:
             self._buffers.apply(sums.buffers, self._plan.shards)
         return norm
 
-    def _pack(self, figures: Tensor, wishes: Wishes, dtype: torch.dtype) -> Tensor:
-        flags = figures.new_tensor([float(wishes.stop), float(wishes.switch)])
-        return torch.cat([part.flatten().to(dtype) for part in (figures, flags, *self._parts())])
+    def _pack(self, figures: Tensor, flags: StepFlags, dtype: torch.dtype) -> Tensor:
+        raised = figures.new_tensor([float(flags.stop), float(flags.switch)])
+        return torch.cat([part.flatten().to(dtype) for part in (figures, raised, *self._parts())])
 
     def _parts(self) -> list[Tensor]:
         return [*self._layers.statistics.sums(), *self._buffers.sums()]

@@ -14,28 +14,28 @@ from torch import Tensor
 
 from launcher.config.schema import Component, JobConfig
 from launcher.core.errors import ConfigError, UserCodeError
-from launcher.core.run_store import RunStore
 from launcher.core.types import JsonObject
-from launcher.training.batch import BatchPlan, total_steps
-from launcher.training.collective import CollectiveBroken
+from launcher.record.run_store import RunStore
+from launcher.training.comm.collective import CollectiveBroken
 from launcher.training.components import build
-from launcher.training.data_order import DataOrder
+from launcher.training.data.data_order import DataOrder
+from launcher.training.data.samples import Samples, TrainingFeed, read_forward
 from launcher.training.device import use_deterministic_algorithms, use_threads
 from launcher.training.evaluate import evaluate
-from launcher.training.exact_exchange import ExactExchange
-from launcher.training.gradient_exchange import GradientExchange
-from launcher.training.per_shard import PerShardLayers
-from launcher.training.samples import Samples, TrainingFeed, read_forward
-from launcher.training.saving import CheckpointSaver
-from launcher.training.state_transfer import StateMove, share_state
-from launcher.training.step import Exchange, Objective, TrainingStep, Wishes
-from launcher.training.tracked_buffers import TrackedBuffers
-from launcher.training.train_state import TrainState
+from launcher.training.reduce.exact_exchange import ExactExchange
+from launcher.training.reduce.gradient_exchange import GradientExchange
+from launcher.training.shards.batch import BatchPlan, total_steps
+from launcher.training.shards.per_shard import PerShardLayers
+from launcher.training.shards.tracked_buffers import TrackedBuffers
+from launcher.training.state.checkpoint_saver import CheckpointSaver
+from launcher.training.state.train_state import TrainState
+from launcher.training.state.transfer import StateMove, share_state
+from launcher.training.step import Exchange, Objective, StepFlags, TrainingStep
 from launcher.training.warm_up import TrialStep, WarmUp
 
 if TYPE_CHECKING:
     from launcher.checkpoint.manifest import CheckpointManifest, CheckpointPart
-    from launcher.training.collective import Collective
+    from launcher.training.comm.collective import Collective
 
 TOTAL_STEPS = "total_steps"
 """As a value among the scheduler's parameters: the number of steps of the whole training."""
@@ -79,12 +79,12 @@ class Observer(Protocol):
         """What comes next may take longer than a step."""
         ...
 
-    def wishes(self) -> Wishes:
+    def flags(self) -> StepFlags:
         """What to say to the other ranks with the next step; asked once a step."""
         ...
 
 
-class Outcome(Enum):
+class RunOutcome(Enum):
     FINISHED = "finished"
     STOPPED = "stopped"
     SWITCHED = "switched"
@@ -212,7 +212,7 @@ class Trainer:
         self.step = int(taken["step"])
         return dict(taken[RECORDS])
 
-    def run(self, collective: Collective, *, again: bool = False, save: bool = False) -> Outcome:
+    def run(self, collective: Collective, *, again: bool = False, save: bool = False) -> RunOutcome:
         """Train from `step` to `total_steps` as one rank of a generation whose ranks all hold that state.
 
         again: the generation before ended in the middle, perhaps before what belongs to this step was done; it is done now.
@@ -231,11 +231,11 @@ class Trainer:
             collective.leave()
             raise
 
-    def hold(self, collective: Collective) -> Outcome:
+    def hold(self, collective: Collective) -> RunOutcome:
         """Save, so that the state outlives this group, which is too small to train."""
         self._enter(collective)
         self._save_and_wait(collective)
-        return Outcome.HELD
+        return RunOutcome.HELD
 
     def finish(self) -> None:
         """Wait until what is being saved is durable."""
@@ -262,7 +262,7 @@ class Trainer:
     def _due(self, every_steps: int | None) -> bool:
         return every_steps is not None and 0 < self.step < self.total_steps and self.step % every_steps == 0
 
-    def _train_until_end(self, collective: Collective) -> Outcome:
+    def _train_until_end(self, collective: Collective) -> RunOutcome:
         trainer, checkpoint = self._config.trainer, self._config.checkpoint
         exchange, feed = self._exchange, self._feed
         assert exchange is not None
@@ -270,7 +270,7 @@ class Trainer:
         while self.step < self.total_steps:
             collective.check()
             began = time.perf_counter()
-            sums = self._step.compute(self.step, forwards, feed.step(self.step), exchange, self._observer.wishes())
+            sums = self._step.compute(self.step, forwards, feed.step(self.step), exchange, self._observer.flags())
             norm = self._step.apply(sums, self.step + 1)
             self.step += 1
             self._observer.applied(StepRecord(self.step, sums.loss, sums.metrics, time.perf_counter() - began, norm))
@@ -278,14 +278,14 @@ class Trainer:
                 self._evaluate(collective)
             if sums.stop and self.step < self.total_steps:
                 self._save_and_wait(collective)
-                return Outcome.STOPPED
+                return RunOutcome.STOPPED
             if self._due(checkpoint.every_steps):
                 self._save(collective)
             if sums.switch and self.step < self.total_steps:
-                return Outcome.SWITCHED
+                return RunOutcome.SWITCHED
         self._evaluate(collective)
         self._save_and_wait(collective)
-        return Outcome.FINISHED
+        return RunOutcome.FINISHED
 
     def _evaluate(self, collective: Collective) -> None:
         chunk = self._config.fused_shards * self._config.trainer.micro_batch_size

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from launcher.training.per_shard import NotPerShard, PerShardLayers
-from launcher.training.random_streams import OTHER_OPERATORS, mix
+from launcher.training.shards.per_shard import NotPerShard, PerShardLayers
+from launcher.training.shards.random_streams import OTHER_OPERATORS, mix
 from launcher.training.step import Objective, seed_operators
 from launcher.training.tasks import Batch
 

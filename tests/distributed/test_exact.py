@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from launcher.config.schema import JobConfig
-from launcher.training import gradient_exchange
-from launcher.training.collective import Collective, CollectiveBroken
-from launcher.training.exact_exchange import ExactExchange
-from launcher.training.samples import read_forward
-from launcher.training.step import Wishes
-from launcher.training.trainer import Outcome, Trainer
+from launcher.training.comm.collective import Collective, CollectiveBroken
+from launcher.training.data.samples import read_forward
+from launcher.training.reduce import gradient_exchange
+from launcher.training.reduce.exact_exchange import ExactExchange
+from launcher.training.step import StepFlags
+from launcher.training.trainer import RunOutcome, Trainer
 from tests.distributed.ranks import HANG_S, Rank, SharedStore, run_ranks
 from tests.distributed.test_world_sizes import MODELS, RESNET, start_afresh
 from tests.unit.training.small_jobs import Recorder, alone, job, trainer
@@ -93,7 +93,7 @@ def train(me: Rank, config: JobConfig) -> list[str]:
     made, recorder = built(config)
     collective = formed(me, "train", list(range(me.world_size)))
     start_afresh(made, collective)
-    assert made.run(collective) is Outcome.FINISHED
+    assert made.run(collective) is RunOutcome.FINISHED
     return recorder.seen
 
 
@@ -136,7 +136,7 @@ class Life:
                 yield read_forward(made._train, made._order, made._plan, made.step, shards)
 
         while made.step < until:
-            sums = made._step.compute(made.step, forwards, batches(), self.exchange, Wishes())
+            sums = made._step.compute(made.step, forwards, batches(), self.exchange, StepFlags())
             made._step.apply(sums, made.step + 1)
             made.step += 1
             self.seen[made.step] = f"{sums.loss.hex()} {digest(made)}"

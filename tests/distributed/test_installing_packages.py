@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from launcher.runtime.packages import installed_constraints
+from launcher.runtime.worker.packages import installed_constraints
 
 pytestmark = pytest.mark.distributed
 USE = """
 import sys
 from pathlib import Path
 from launcher.core.errors import LauncherError
-from launcher.runtime.packages import provide
+from launcher.runtime.worker.packages import provide
 requirements, into, limit_s = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
 try:
     where = provide(requirements.read_bytes(), sys.argv[4], into, limit_s=limit_s)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from launcher.core.types import JsonObject, WorkerId
-from launcher.runtime.link import LinkClient, LinkEvent, LinkRefused, LinkServer, was_given_up
+from launcher.runtime.transport.server import AuthenticationFailed, MessageClient, MessageServer, Received, was_given_up
 
 pytestmark = pytest.mark.distributed
 SECRET = b"s" * 32
@@ -19,9 +19,9 @@ WAIT_S = 20.0
 
 class Heard:
     def __init__(self) -> None:
-        self.events: queue.Queue[LinkEvent] = queue.Queue()
+        self.events: queue.Queue[Received] = queue.Queue()
 
-    def next(self, *, beats: bool = False) -> LinkEvent:
+    def next(self, *, beats: bool = False) -> Received:
         while True:
             event = self.events.get(timeout=WAIT_S)
             if beats or event.message is None or event.message["kind"] != "beat":
@@ -34,8 +34,8 @@ def heard() -> Heard:
 
 
 @pytest.fixture
-def server(heard: Heard) -> Iterator[tuple[LinkServer, tuple[str, int]]]:
-    server = LinkServer(SECRET, heard.events.put, host="127.0.0.1")
+def server(heard: Heard) -> Iterator[tuple[MessageServer, tuple[str, int]]]:
+    server = MessageServer(SECRET, heard.events.put, host="127.0.0.1")
     address = server.start()
     yield server, address
     server.stop()
@@ -48,8 +48,8 @@ def client(
     secret: bytes = SECRET,
     received: queue.Queue[JsonObject] | None = None,
     lost: threading.Event | None = None,
-) -> LinkClient:
-    return LinkClient(
+) -> MessageClient:
+    return MessageClient(
         address,
         secret,
         WorkerId(worker),
@@ -59,7 +59,7 @@ def client(
     )
 
 
-def test_messages_pass_both_ways_in_order(server: tuple[LinkServer, tuple[str, int]], heard: Heard) -> None:
+def test_messages_pass_both_ways_in_order(server: tuple[MessageServer, tuple[str, int]], heard: Heard) -> None:
     received: queue.Queue[JsonObject] = queue.Queue()
     link = client(server[1], received=received)
     for number in range(200):
@@ -70,15 +70,15 @@ def test_messages_pass_both_ways_in_order(server: tuple[LinkServer, tuple[str, i
     link.close()
 
 
-def test_a_heartbeat_comes_without_being_asked(server: tuple[LinkServer, tuple[str, int]], heard: Heard) -> None:
+def test_a_heartbeat_comes_without_being_asked(server: tuple[MessageServer, tuple[str, int]], heard: Heard) -> None:
     link = client(server[1])
     assert heard.next(beats=True).message == {"kind": "beat"}
     assert heard.next(beats=True).message == {"kind": "beat"}
     link.close()
 
 
-def test_a_wrong_secret_is_refused_on_both_sides(server: tuple[LinkServer, tuple[str, int]], heard: Heard) -> None:
-    with pytest.raises((LinkRefused, EOFError, OSError)):
+def test_a_wrong_secret_is_refused_on_both_sides(server: tuple[MessageServer, tuple[str, int]], heard: Heard) -> None:
+    with pytest.raises((AuthenticationFailed, EOFError, OSError)):
         client(server[1], secret=b"t" * 32)
     link = client(server[1])
     link.send({"kind": "row"})
@@ -86,7 +86,7 @@ def test_a_wrong_secret_is_refused_on_both_sides(server: tuple[LinkServer, tuple
     link.close()
 
 
-def test_somebody_who_does_not_speak_the_protocol_is_not_heard(server: tuple[LinkServer, tuple[str, int]], heard: Heard) -> None:
+def test_somebody_who_does_not_speak_the_protocol_is_not_heard(server: tuple[MessageServer, tuple[str, int]], heard: Heard) -> None:
     with socket.create_connection(server[1], timeout=WAIT_S) as stranger:
         stranger.sendall(b"GET / HTTP/1.1\r\n\r\n" + b"\0" * 200)
         while stranger.recv(4096):
@@ -94,16 +94,16 @@ def test_somebody_who_does_not_speak_the_protocol_is_not_heard(server: tuple[Lin
     assert heard.events.empty()
 
 
-def test_the_end_of_a_connection_is_heard_once_on_each_side(server: tuple[LinkServer, tuple[str, int]], heard: Heard) -> None:
+def test_the_end_of_a_connection_is_heard_once_on_each_side(server: tuple[MessageServer, tuple[str, int]], heard: Heard) -> None:
     link = client(server[1])
     link.send({"kind": "row"})
     heard.next()
     link.close()
-    assert heard.next() == LinkEvent(WorkerId("w0"), None)
+    assert heard.next() == Received(WorkerId("w0"), None)
 
 
 def test_a_worker_that_is_dropped_loses_its_connection_and_is_heard_no_more(
-    server: tuple[LinkServer, tuple[str, int]], heard: Heard
+    server: tuple[MessageServer, tuple[str, int]], heard: Heard
 ) -> None:
     lost = threading.Event()
     dropped, other = client(server[1], lost=lost), client(server[1], worker="w1")
@@ -113,13 +113,13 @@ def test_a_worker_that_is_dropped_loses_its_connection_and_is_heard_no_more(
     assert lost.wait(WAIT_S)
     dropped.send({"kind": "row"})
     other.send({"kind": "row"})
-    assert heard.next() == LinkEvent(WorkerId("w1"), {"kind": "row"}), "whoever dropped it needs no notice of its loss"
+    assert heard.next() == Received(WorkerId("w1"), {"kind": "row"}), "whoever dropped it needs no notice of its loss"
     other.close()
 
 
 @pytest.mark.parametrize("how", ["dropped", "its connection ended", "dropped before it came"])
 def test_a_worker_that_was_given_up_is_told_so_when_it_comes_back(
-    server: tuple[LinkServer, tuple[str, int]], heard: Heard, how: str
+    server: tuple[MessageServer, tuple[str, int]], heard: Heard, how: str
 ) -> None:
     if how != "dropped before it came":
         link = client(server[1])
@@ -127,7 +127,7 @@ def test_a_worker_that_was_given_up_is_told_so_when_it_comes_back(
         heard.next()
     if how == "its connection ended":
         link.close()
-        assert heard.next() == LinkEvent(WorkerId("w0"), None)
+        assert heard.next() == Received(WorkerId("w0"), None)
     else:
         server[0].drop(WorkerId("w0"))
     received: queue.Queue[JsonObject] = queue.Queue()
@@ -139,11 +139,11 @@ def test_a_worker_that_was_given_up_is_told_so_when_it_comes_back(
     assert was_given_up(server[1], SECRET, WorkerId("w0"))
     other = client(server[1], worker="w1")
     other.send({"kind": "row"})
-    assert heard.next() == LinkEvent(WorkerId("w1"), {"kind": "row"}), "the one that was given up is not heard"
+    assert heard.next() == Received(WorkerId("w1"), {"kind": "row"}), "the one that was given up is not heard"
     other.close()
 
 
-def test_who_has_its_place_or_finds_nobody_was_not_given_up(server: tuple[LinkServer, tuple[str, int]]) -> None:
+def test_who_has_its_place_or_finds_nobody_was_not_given_up(server: tuple[MessageServer, tuple[str, int]]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         nobody = closed.getsockname()
     assert not was_given_up(nobody, SECRET, WorkerId("w0"))
@@ -151,7 +151,7 @@ def test_who_has_its_place_or_finds_nobody_was_not_given_up(server: tuple[LinkSe
     assert not was_given_up(server[1], SECRET, WorkerId("w0"))
 
 
-def test_a_message_to_one_that_was_given_up_is_dropped(server: tuple[LinkServer, tuple[str, int]], heard: Heard) -> None:
+def test_a_message_to_one_that_was_given_up_is_dropped(server: tuple[MessageServer, tuple[str, int]], heard: Heard) -> None:
     received: queue.Queue[JsonObject] = queue.Queue()
     lost = threading.Event()
     client(server[1], received=received, lost=lost).send({"kind": "row"})
@@ -163,7 +163,7 @@ def test_a_message_to_one_that_was_given_up_is_dropped(server: tuple[LinkServer,
 
 
 def test_a_second_connection_of_a_worker_replaces_the_first_without_a_loss(
-    server: tuple[LinkServer, tuple[str, int]], heard: Heard
+    server: tuple[MessageServer, tuple[str, int]], heard: Heard
 ) -> None:
     first_lost = threading.Event()
     client(server[1], lost=first_lost).send({"kind": "one"})

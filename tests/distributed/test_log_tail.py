@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from launcher.core.types import WorkerId
-from launcher.runtime.log_tail import LogTail
+from launcher.runtime.cluster.log_tail import LogTail
 
 pytestmark = pytest.mark.distributed
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from urllib3.response import HTTPResponse
 
-from launcher.backends.service_proxy import serve
+from launcher.backends.kuberay.service_proxy import serve
 
 pytestmark = pytest.mark.distributed
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from launcher.config.schema import Component
-from launcher.training import state_pieces
-from launcher.training.collective import Collective, CollectiveBroken, Work
-from launcher.training.state_transfer import StateDamaged, StateMove, share_state
-from launcher.training.train_state import TrainState
+from launcher.training.comm.collective import Collective, CollectiveBroken, Work
+from launcher.training.state import pieces as state_pieces
+from launcher.training.state.train_state import TrainState
+from launcher.training.state.transfer import StateDamaged, StateMove, share_state
 from models.mlp import MLP
 from models.resnet import ResNet
 from tests.distributed.ranks import HANG_S, Rank, SharedStore, processes, run_ranks, store_server

@@ -15,10 +15,10 @@ import torch
 
 from launcher.config.schema import JobConfig
 from launcher.core.types import JsonObject
-from launcher.training.collective import Collective, CollectiveBroken
-from launcher.training.state_transfer import StateMove
-from launcher.training.step import Wishes
-from launcher.training.trainer import Outcome, Trainer
+from launcher.training.comm.collective import Collective, CollectiveBroken
+from launcher.training.state.transfer import StateMove
+from launcher.training.step import StepFlags
+from launcher.training.trainer import RunOutcome, Trainer
 from tests.distributed.ranks import HANG_S, Rank, SharedStore, run_ranks
 from tests.distributed.test_exact import digest, small_buckets
 from tests.distributed.test_world_sizes import MODELS, RESNET
@@ -83,7 +83,7 @@ class Group:
 
 
 class Member(Recorder):
-    """A worker; it wishes to switch in each step after `knows_at` steps."""
+    """A worker; it flags to switch in each step after `knows_at` steps."""
 
     def __init__(self, name: str, rank: int) -> None:
         super().__init__()
@@ -96,8 +96,8 @@ class Member(Recorder):
                     parameter.add_(1.0)
         self.made.warm_up()
 
-    def wishes(self) -> Wishes:
-        return Wishes(switch=self.made.step >= self.knows_at)
+    def flags(self) -> StepFlags:
+        return StepFlags(switch=self.made.step >= self.knows_at)
 
     def applied(self, record: Any) -> None:
         super().applied(record)
@@ -130,7 +130,7 @@ def account(member: Member, notes: list[Any]) -> Account:
 def wanted(name: str) -> Iterator[Account]:
     """Of one worker that nothing happens to."""
     member = Member(name, 0)
-    assert member.made.run(alone()) is Outcome.FINISHED
+    assert member.made.run(alone()) is RunOutcome.FINISHED
     yield account(member, [])
     torch.use_deterministic_algorithms(False)
 
@@ -182,7 +182,7 @@ def test_a_group_grows_and_shrinks_after_one_step_for_all(wanted: Account, name:
     for found in accounts:
         assert_same_training(found, wanted, name)
     of_donor = ({"said": "worker 1"}, 5)
-    first, second, last = (Outcome.SWITCHED, 5), (Outcome.SWITCHED, 8), (Outcome.FINISHED, STEPS)
+    first, second, last = (RunOutcome.SWITCHED, 5), (RunOutcome.SWITCHED, 8), (RunOutcome.FINISHED, STEPS)
     assert accounts[0].notes == [first, ({"said": "worker 0"}, 5), second]
     assert accounts[1].notes == [first, of_donor, second, last]
     assert accounts[2].notes == [of_donor, second, last], "the newcomer goes on from the first donor's records"
@@ -237,7 +237,7 @@ def survive(me: Rank, name: str) -> Account:
         notes.append(made.step)
     collective = Group(me, 2, [2, 0, 3]).formed()
     notes.append(member.share(collective, [0, 1], [2], holds_own=me.rank != 3, said=f"worker {me.rank}"))
-    assert made.run(collective, again=True) is Outcome.FINISHED
+    assert made.run(collective, again=True) is RunOutcome.FINISHED
     return account(member, notes)
 
 
@@ -294,7 +294,7 @@ def fall_behind(me: Rank, name: str) -> Account:
     collective = Group(me, 2, [1, 2, 0]).formed()
     taken = member.share(collective, [0, 2], [1], holds_own=True, said=f"worker {me.rank}")
     notes.append((taken["said"], made.step, digest(made)))
-    assert made.run(collective, again=True) is Outcome.FINISHED
+    assert made.run(collective, again=True) is RunOutcome.FINISHED
     return account(member, notes)
 
 
@@ -337,7 +337,7 @@ def hold(me: Rank) -> tuple[str, int, list[tuple[int, int, int, int]]]:
         made.run(group.formed())
         collective = Group(me, 2, [1, 0]).formed()
         member.share(collective, [0, 1], [], holds_own=True, said="")
-        assert made.hold(collective) is Outcome.HELD
+        assert made.hold(collective) is RunOutcome.HELD
         member.knows_at = math.inf
     collective = Group(me, 3, [0, 1, 2]).formed()
     member.share(collective, [0, 1], [2], holds_own=me.rank < 2, said="")

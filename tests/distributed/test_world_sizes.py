@@ -11,10 +11,10 @@ import torch
 
 from launcher.config.schema import JobConfig
 from launcher.core.errors import TrainingDiverged
-from launcher.training.collective import Collective, CollectiveBroken
-from launcher.training.state_transfer import StateMove
-from launcher.training.step import Wishes
-from launcher.training.trainer import Outcome, Trainer
+from launcher.training.comm.collective import Collective, CollectiveBroken
+from launcher.training.state.transfer import StateMove
+from launcher.training.step import StepFlags
+from launcher.training.trainer import RunOutcome, Trainer
 from tests.distributed.ranks import HANG_S, Rank, SharedStore, run_ranks
 from tests.unit.training.small_jobs import Recorder, alone, job, manifest, run_store, trainer
 
@@ -62,7 +62,7 @@ def train_all(me: Rank) -> dict[str, tuple[Recorder, dict[str, torch.Tensor]]]:
                     parameter.add_(1.0)
         collective = formed(me, name)
         start_afresh(made, collective)
-        assert made.run(collective) is Outcome.FINISHED
+        assert made.run(collective) is RunOutcome.FINISHED
         results[name] = (recorder, {key: value.clone() for key, value in made._state.tensors().items()})
     return results
 
@@ -121,12 +121,12 @@ class LeavesAt(Recorder):
         super().__init__()
         self.collective, self.at = collective, at
 
-    def wishes(self) -> Wishes:
+    def flags(self) -> StepFlags:
         if len(self.records) == self.at:
             thread = threading.Thread(target=self.collective.leave)
             thread.start()
             thread.join()
-        return Wishes()
+        return StepFlags()
 
 
 def leave_and_go_on_alone(me: Rank) -> tuple[list[float], bool]:
@@ -137,7 +137,7 @@ def leave_and_go_on_alone(me: Rank) -> tuple[list[float], bool]:
         made.run(collective)
     assert made.step == 3
     recorder.at = -1
-    finished = made.run(alone(generation=2)) is Outcome.FINISHED and made.step == 6
+    finished = made.run(alone(generation=2)) is RunOutcome.FINISHED and made.step == 6
     return recorder.losses, finished
 
 

@@ -12,7 +12,7 @@ from ray.core.generated import autoscaler_pb2
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from launcher.core.process import ProcessRef
-from launcher.runtime.draining import NodeDrain, NodeDrains
+from launcher.runtime.cluster.node_drains import NodeDrain, NodeDrains
 from tests.support.clusters import wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]

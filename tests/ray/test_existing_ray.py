@@ -21,7 +21,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 import launcher
-from launcher.backends.ray_api import RayApi
+from launcher.backends.ray_cluster.jobs_api import RayApi
 from launcher.config.schema import RayConfig
 from launcher.core.errors import BackendUnavailable
 from launcher.core.process import ProcessRef

@@ -17,7 +17,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from launcher.core.process import ProcessRef
-from launcher.runtime.notices import Notice, Notices
+from launcher.runtime.worker.termination_notices import TerminationNotice, TerminationNotices
 from tests.support.clusters import wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
@@ -27,14 +27,14 @@ class Noticing:
     """An actor made as a worker is."""
 
     def __init__(self, drain_s: float, grace_s: float, notice_file: str | None) -> None:
-        self._told: list[Notice] = []
-        self._notices = Notices(self._told.append, drain_s=drain_s, notice_file=notice_file, poll_s=0.1, grace_s=grace_s)
+        self._told: list[TerminationNotice] = []
+        self._notices = TerminationNotices(self._told.append, drain_s=drain_s, notice_file=notice_file, poll_s=0.1, grace_s=grace_s)
         self._notices.install()
 
     def pid(self) -> int:
         return os.getpid()
 
-    def told(self) -> list[Notice]:
+    def told(self) -> list[TerminationNotice]:
         return self._told
 
     def release(self) -> None:
@@ -72,8 +72,8 @@ def start(cluster: Any) -> Iterator[Start]:
             ray.kill(actor)
 
 
-def told(actor: Any) -> list[Notice]:
-    notices: list[Notice] = ray.get(actor.told.remote(), timeout=30)
+def told(actor: Any) -> list[TerminationNotice]:
+    notices: list[TerminationNotice] = ray.get(actor.told.remote(), timeout=30)
     return notices
 
 
@@ -86,7 +86,7 @@ def test_sigterm_is_one_notice_and_the_process_goes_on(start: Start) -> None:
     for _ in range(2):
         os.kill(process.pid, signal.SIGTERM)
         wait_until(lambda: told(actor), "the notice")
-    assert told(actor) == [Notice("SIGTERM", 60.0, f"process {process.pid} was sent SIGTERM")]
+    assert told(actor) == [TerminationNotice("SIGTERM", 60.0, f"process {process.pid} was sent SIGTERM")]
     assert process.alive()
 
 
@@ -144,6 +144,6 @@ def test_a_notice_file_is_seen_and_ends_nothing(start: Start, tmp_path: Path) ->
     assert told(actor) == []
     path.write_text(json.dumps({"deadline_s": 120}))
     wait_until(lambda: told(actor), "the notice")
-    assert told(actor)[-1] == Notice("notice file", 120.0, f"{path} grants 120 s")
+    assert told(actor)[-1] == TerminationNotice("notice file", 120.0, f"{path} grants 120 s")
     time.sleep(1.0)
     assert process.alive()

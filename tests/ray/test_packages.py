@@ -7,7 +7,7 @@ import pytest
 from launcher import jobs
 from launcher.config.load import compose
 from launcher.jobs import submitting
-from launcher.spec.packages import read_requirements
+from launcher.jobspec.packages import read_requirements
 from tests.distributed.test_installing_packages import wheel
 from tests.support.jobs import Project
 

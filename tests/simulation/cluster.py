@@ -6,10 +6,11 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from launcher.core.run_store import Desired, RunStore, WorkerBounds
 from launcher.core.types import RunId, Step, WorkerId
-from launcher.runtime import membership as m
-from launcher.spec.status import JobState, RunStatus
+from launcher.record.desired import Desired, WorkerBounds
+from launcher.record.run_store import RunStore
+from launcher.record.status import JobState, RunStatus
+from launcher.runtime.protocol import coordinator as m
 from tests.simulation.collective import Group
 from tests.simulation.controller import Controller
 from tests.simulation.coverage import Coverage

@@ -1,4 +1,4 @@
-"""A controller's shell as the simulation has it: link, clock and store; every decision is the real Membership's."""
+"""A controller's shell as the simulation has it: link, clock and store; every decision is the real Coordinator's."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.core.errors import StoreUnavailable
 from launcher.core.types import Generation, Step, WorkerId
-from launcher.runtime import membership as m
-from launcher.runtime import office
-from launcher.runtime.membership import Phase
-from launcher.runtime.participant import Going
+from launcher.runtime.protocol import coordinator as m
+from launcher.runtime.protocol.coordinator import Phase
+from launcher.runtime.protocol.participant import CommittedAssignment
+from launcher.runtime.records import inheritance as office
 from tests.simulation.loop import Died
 from tests.simulation.network import Connection, Message
 from tests.simulation.officer import LEDGER_S, TICK_S, Officer
@@ -201,7 +201,9 @@ class Controller(Officer):
     def _commit_change(self, order: m.Commit) -> None:
         self.cluster.check.decided(self, order)
         self.touched.update(order.formation.ranks)
-        going = Going(order.formation.generation, order.donors, order.receivers, order.step, order.again, order.hold, order.save)
+        going = CommittedAssignment(
+            order.formation.generation, order.donors, order.receivers, order.step, order.again, order.hold, order.save
+        )
         self._tell(order.to, ("commit", going))
 
     def _ask_for_rows(self) -> None:

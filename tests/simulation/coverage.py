@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from launcher.runtime import membership as m
-from launcher.runtime.participant import Participant
+from launcher.runtime.protocol import coordinator as m
+from launcher.runtime.protocol.participant import Participant
 
 EXPECTED = {
     "controller assembling committed": "Applied ChangeWanted Formed Gone Left Loaded Prepared Ready Started",
@@ -41,7 +41,7 @@ class Coverage:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
 
-    def event(self, membership: m.Membership, event: m.Event) -> None:
+    def event(self, membership: m.Coordinator, event: m.Event) -> None:
         proposal = membership.proposal
         change = "" if proposal is None else " preparing" if proposal.committed is None else " committed"
         self.counts[f"controller {membership.phase.value}{change}: {type(event).__name__}"] += 1

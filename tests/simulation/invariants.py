@@ -6,11 +6,11 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from launcher.checkpoint.catalog import manifest_key
-from launcher.core.run_store import LineageEntry, TermBase, in_lineage, lineage
 from launcher.core.types import Generation, Step, Term, WorkerId
-from launcher.runtime import membership as m
-from launcher.runtime.participant import Going
-from launcher.spec.status import JobState
+from launcher.record.lineage import LineageEntry, TermBase, in_lineage, lineage
+from launcher.record.status import JobState
+from launcher.runtime.protocol import coordinator as m
+from launcher.runtime.protocol.participant import CommittedAssignment
 
 if TYPE_CHECKING:
     from tests.simulation.cluster import Cluster
@@ -112,7 +112,7 @@ class Checker:
         if not any(worker.name in order.formation.ranks or worker.name in order.leaving for order in after):
             self.fail("left only for what is committed", f"{worker.name} leaves {group.key}")
 
-    def donors(self, group: Group, going: Going) -> None:
+    def donors(self, group: Group, going: CommittedAssignment) -> None:
         held = {group.snapshot[rank][:2] for rank in going.donors}
         steps = {step for _, step in held}
         if len(held) != 1 or None in steps or (going.step is not None and steps != {going.step}):

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
-from launcher.core.run_store import RunStore
 from launcher.core.types import Step
-from launcher.runtime import office
-from launcher.runtime.membership import Membership, Proposal
-from launcher.runtime.participant import Participant
+from launcher.record.run_store import RunStore
+from launcher.runtime.protocol.coordinator import Coordinator, Proposal
+from launcher.runtime.protocol.participant import Participant
+from launcher.runtime.records import inheritance as office
 from tests.simulation.controller import Controller
 from tests.simulation.network import Connection
 from tests.simulation.schedule import play
@@ -88,23 +88,23 @@ def _manifest_first(self: Controller, save: tuple[int, int]) -> None:
     self.recorder.flush(ledger=True, durable=self._durable_from_writer)
 
 
-def _holders(membership: Membership, proposal: Proposal) -> list[tuple[int, int]]:
+def _holders(membership: Coordinator, proposal: Proposal) -> list[tuple[int, int]]:
     """Steps and ranks of those that hold a state."""
     peers = membership.peers
     return [(int(peers[each].applied or 0), rank) for rank, each in enumerate(proposal.formation.ranks) if peers[each].applied is not None]
 
 
 def _instead(choose: Callable[[list[tuple[int, int]]], tuple[int, int]]) -> tuple[tuple[Any, str, Any], ...]:
-    step_to_share, donors = Membership._step_to_share, Membership._donors
+    step_to_share, donors = Coordinator._step_to_share, Coordinator._donors
 
-    def chosen_step(self: Membership, proposal: Proposal) -> Step | None:
+    def chosen_step(self: Coordinator, proposal: Proposal) -> Step | None:
         step = step_to_share(self, proposal)
         return step if step is None or not _holders(self, proposal) else Step(choose(_holders(self, proposal))[0])
 
-    def chosen_donors(self: Membership, proposal: Proposal, step: Step | None) -> tuple[int, ...]:
+    def chosen_donors(self: Coordinator, proposal: Proposal, step: Step | None) -> tuple[int, ...]:
         return donors(self, proposal, step) if step is None or not _holders(self, proposal) else (choose(_holders(self, proposal))[1],)
 
-    return (Membership, "_step_to_share", chosen_step), (Membership, "_donors", chosen_donors)
+    return (Coordinator, "_step_to_share", chosen_step), (Coordinator, "_donors", chosen_donors)
 
 
 MUTATIONS = (
@@ -135,7 +135,7 @@ MUTATIONS = (
     ),
     Mutation(
         "acknowledgement",
-        ((Membership, "_all_acknowledged", staticmethod(lambda proposal: True)),),
+        ((Coordinator, "_all_acknowledged", staticmethod(lambda proposal: True)),),
         frozenset({"entered only what all acknowledged"}),
     ),
     Mutation(

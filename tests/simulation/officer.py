@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from launcher.checkpoint.catalog import CheckpointInfo
 from launcher.core.clock import ManualClock
 from launcher.core.errors import StoreUnavailable
-from launcher.core.run_store import RunStore, TermBase
 from launcher.core.types import Generation, RunId, Step, Term, WorkerId
-from launcher.runtime import membership as m
-from launcher.runtime import office
-from launcher.runtime.membership import Membership
-from launcher.runtime.recorder import Recorder
+from launcher.record.lineage import TermBase
+from launcher.record.run_store import RunStore
+from launcher.runtime.protocol import coordinator as m
+from launcher.runtime.protocol.coordinator import Coordinator
+from launcher.runtime.records import inheritance as office
+from launcher.runtime.records.event_log import EventLog
 from tests.simulation.loop import Died, Process
 from tests.simulation.network import Connection, Message
 from tests.simulation.saving import Rows, Saver, Writer
@@ -55,7 +56,7 @@ class Officer(Process):
         self.acts_left: int | None = None
         self.checkpoint: CheckpointInfo | None = None
         """That of the term's base, to be loaded."""
-        self.membership = Membership(minimum=1, load=False)
+        self.membership = Coordinator(minimum=1, load=False)
         self.at(cluster.loop.uniform(0.05, 0.3), self._take_office)
 
     # the process
@@ -144,7 +145,7 @@ class Officer(Process):
             self._begin(office.base_on_checkpoint(left, newest), newest, number)
             return
         self._base(office.base_on_workers(left, names), newest)
-        self.membership = Membership(
+        self.membership = Coordinator(
             minimum=self.cluster.minimum, load=False, checkpoint=newest.step if newest else None, recorded=left.recorded, generation=number
         )
         for _, saves in self.found.values():
@@ -170,7 +171,7 @@ class Officer(Process):
             self.loop.note(f"{self.name} term {self.term} builds on {base}")
         self.cluster.check.based(self, base)
         self.start = base.start
-        self.recorder = Recorder(self.writer_run, self.term, self.writer, ManualClock())  # type: ignore[arg-type]
+        self.recorder = EventLog(self.writer_run, self.term, self.writer, ManualClock())  # type: ignore[arg-type]
         saved = {info.step for info in self.left.checkpoints if info.step <= base.start or base.adopted_step is not None}
         self.saver = Saver(self, self.writer_run, self.term, base.start, saved)
         self.rows = Rows(base.start, base.start, deque())
@@ -178,7 +179,7 @@ class Officer(Process):
     def _begin(self, base: TermBase, newest: CheckpointInfo | None, number: Generation) -> None:
         """From a checkpoint, or from nothing: with new workers."""
         self._base(base, newest)
-        self.membership = Membership(
+        self.membership = Coordinator(
             minimum=self.cluster.minimum, load=newest is not None, checkpoint=newest.step if newest else None, generation=number
         )
         self.checkpoint = newest

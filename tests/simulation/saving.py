@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.checkpoint.catalog import commit_manifest
 from launcher.core.errors import CheckpointAbandoned, StoreUnavailable
-from launcher.core.run_store import RunStore
 from launcher.core.types import Generation, JsonObject
+from launcher.record.run_store import RunStore
 from tests.simulation.loop import Process
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from launcher.checkpoint.catalog import list_checkpoints
-from launcher.core.run_store import lineage
-from launcher.runtime import membership as m
-from launcher.spec.status import JobState
+from launcher.record.lineage import lineage
+from launcher.record.status import JobState
+from launcher.runtime.protocol import coordinator as m
 from tests.simulation.cluster import Cluster, dump
 from tests.simulation.invariants import Violation
 from tests.simulation.loop import Loop

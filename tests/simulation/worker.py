@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.checkpoint.catalog import manifest_key
 from launcher.core.types import Generation, Step, Term, WorkerId
-from launcher.runtime import participant as p
-from launcher.runtime.membership import Outcome
-from launcher.runtime.participant import Going, Participant, Seat
+from launcher.runtime.protocol import participant as p
+from launcher.runtime.protocol.coordinator import Outcome
+from launcher.runtime.protocol.participant import Assignment, CommittedAssignment, Participant
 from tests.simulation.collective import Group
 from tests.simulation.loop import Process
 from tests.simulation.network import Connection, Message
@@ -36,7 +36,7 @@ class Worker(Process):
         self.rows: dict[int, dict[str, Any]] = {}
         self.saves: dict[tuple[int, int], dict[str, Any]] = {}
         self.group: Group | None = None
-        self.going: Going | None = None
+        self.going: CommittedAssignment | None = None
         self.waiting_in: Group | None = None
         self.token = 0
         """Of what the main thread waits for; whatever carries an older one is late."""
@@ -113,7 +113,7 @@ class Worker(Process):
         self.cluster.check.obeys(self, link.term)
         kind = message[0]
         if kind == "prepare":
-            seat = Seat(message[1], message[2], message[3])
+            seat = Assignment(message[1], message[2], message[3])
             if seat.generation > self.participant._seen:
                 self.seat_term = link.term
             self._play("prepare", seat, leave=message[4])

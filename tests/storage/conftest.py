@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from launcher.core.run_store import RunStore
 from launcher.core.store import ObjectStore, open_store
 from launcher.core.types import RunId
+from launcher.record.run_store import RunStore
 from tests.support.s3 import build_before, s3, s3_environment
 
 __all__ = ["s3", "s3_environment"]

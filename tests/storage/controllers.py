@@ -13,9 +13,10 @@ import time
 from launcher.checkpoint.catalog import commit_manifest, list_checkpoints
 from launcher.checkpoint.chunks import blob_key, digest_of
 from launcher.checkpoint.manifest import CheckpointPart, ChunkRef, assemble
-from launcher.core.run_store import RunStore, TermBase, lineage
 from launcher.core.store import open_store
 from launcher.core.types import Generation, Rank, RunId, Step, Term, WorldSize
+from launcher.record.lineage import TermBase, lineage
+from launcher.record.run_store import RunStore
 
 RUN = RunId("r1")
 

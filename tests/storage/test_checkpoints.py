@@ -15,9 +15,10 @@ from launcher.checkpoint.reader import read_checkpoint
 from launcher.checkpoint.writer import PartWriter
 from launcher.core.clock import ManualClock
 from launcher.core.errors import CheckpointCorrupt
-from launcher.core.run_store import LineageEntry, RunStore, TermBase, lineage
 from launcher.core.store import open_store
 from launcher.core.types import Generation, JsonObject, Rank, Step, Term, WorldSize
+from launcher.record.lineage import LineageEntry, TermBase, lineage
+from launcher.record.run_store import RunStore
 
 pytestmark = pytest.mark.storage
 

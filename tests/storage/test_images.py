@@ -10,12 +10,13 @@ import pytest
 from launcher.core.clock import SystemClock
 from launcher.core.errors import ConfigError
 from launcher.core.exit_codes import ExitCode
-from launcher.core.run_store import Desired, RunStore, encode
 from launcher.core.types import RunId, Term
-from launcher.runtime.controller import Controller
-from launcher.spec.job import CodeRef, JobSpec
-from launcher.spec.status import JobState, RunStatus
-from launcher.spec.versions import installed_versions, read_image
+from launcher.jobspec.job import CodeRef, JobSpec
+from launcher.jobspec.versions import installed_versions, read_image
+from launcher.record.desired import Desired
+from launcher.record.run_store import RunStore, encode
+from launcher.record.status import JobState, RunStatus
+from launcher.runtime.controller.controller import Controller
 from tests.support.fakes import job_config
 
 pytestmark = pytest.mark.storage
@@ -32,7 +33,7 @@ def spec(uri: str, run: RunStore) -> JobSpec:
 
 def controller_of(run: RunStore, state: Path, document: dict[str, object], spec: JobSpec) -> Controller:
     run.store.put(run.key("spec-1.json"), encode(document))
-    run.wish(Desired(revision=1, state="running", spec=1, workers=spec.config.workers, by="ann", at=spec.submitted_at))
+    run.create_desired(Desired(revision=1, state="running", spec=1, workers=spec.config.workers, by="ann", at=spec.submitted_at))
     return Controller(run, state, ray="auto", worker_resource=None, pod_group=None, image=IMAGE, clock=SystemClock())
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from launcher.checkpoint.catalog import all_checkpoints, list_checkpoints, read_manifest
-from launcher.core.run_store import RunStore, TermBase, in_lineage, lineage, padded
 from launcher.core.store import open_store
 from launcher.core.types import Step, Term
+from launcher.record.lineage import TermBase, in_lineage, lineage
+from launcher.record.run_store import RunStore, padded
 from tests.storage.controllers import RUN, save
 
 pytestmark = pytest.mark.storage

@@ -13,11 +13,12 @@ from launcher.backends.base import Dashboard, Finding, Owner, Placement
 from launcher.config.parse import parse_config
 from launcher.config.schema import JobConfig
 from launcher.core.clock import ManualClock, timestamp
-from launcher.core.run_store import RunStore, TermBase
 from launcher.core.types import JsonObject, Step, Term
-from launcher.spec.code import CodeArchive
-from launcher.spec.job import JobSpec
-from launcher.spec.status import JobState, RunStatus
+from launcher.jobspec.code import CodeArchive
+from launcher.jobspec.job import JobSpec
+from launcher.record.lineage import TermBase
+from launcher.record.run_store import RunStore
+from launcher.record.status import JobState, RunStatus
 
 
 def job_config(runs: Path | str, **changes: Any) -> JobConfig:

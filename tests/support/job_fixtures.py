@@ -34,7 +34,7 @@ def runs(tmp_path: Path) -> Path:
 @pytest.fixture
 def code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A folder of code whose archive is made up, so that no git is called."""
-    monkeypatch.setattr("launcher.spec.code.archive", lambda *_args, **_options: code_archive())
+    monkeypatch.setattr("launcher.jobspec.code.archive", lambda *_args, **_options: code_archive())
     monkeypatch.setattr(submitting, "shipped_folder", lambda: tmp_path)
     return tmp_path / "code"
 

@@ -175,8 +175,8 @@ def ray_of_its_own() -> Iterator[Path]:
     try:
         yield folder
     finally:
-        from launcher.backends import local_ray
-        from launcher.backends.local import living_supervisors
+        from launcher.backends.local import ray_instance as local_ray
+        from launcher.backends.local.backend import living_supervisors
 
         for job in living_supervisors(folder):
             for process in job.processes():

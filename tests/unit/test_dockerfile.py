@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from launcher import __version__
-from launcher.backends.rayjob import USER
+from launcher.backends.kuberay.rayjob import USER
 
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).parents[2]

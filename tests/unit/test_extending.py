@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from launcher.config.load import compose
-from launcher.training.trainer import Outcome
+from launcher.training.trainer import RunOutcome
 from tests.unit.training.small_jobs import Recorder, alone, trainer
 
 pytestmark = pytest.mark.unit
@@ -29,7 +29,7 @@ def test_the_page_trains_a_model_data_and_task_of_its_own(tmp_path: Path, monkey
 
     recorder = Recorder()
     made = trainer(config, recorder)
-    assert made.run(alone()) is Outcome.FINISHED
+    assert made.run(alone()) is RunOutcome.FINISHED
     assert made.warm_up().fused
     assert len(recorder.records) == 80
     assert sum(recorder.losses[-5:]) / 5 < 0.1 * recorder.losses[0]

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from launcher.checkpoint.catalog import commit_manifest
 from launcher.checkpoint.chunks import blob_key, digest_of
 from launcher.checkpoint.manifest import CheckpointManifest, CheckpointPart, ChunkRef, TensorMeta, assemble
-from launcher.core.run_store import RunStore, TermBase
 from launcher.core.store import ObjectStore
 from launcher.core.types import Generation, JsonObject, Rank, RunId, Step, Term, WorldSize
+from launcher.record.lineage import TermBase
+from launcher.record.run_store import RunStore
 
 RUN = RunId("r1")
 

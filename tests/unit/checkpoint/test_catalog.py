@@ -16,8 +16,9 @@ from launcher.checkpoint.catalog import (
 )
 from launcher.checkpoint.chunks import blob_key, digest_of
 from launcher.core.errors import CheckpointAbandoned, CheckpointCorrupt, StoreUnavailable
-from launcher.core.run_store import LineageEntry, RunStore, lineage
 from launcher.core.types import Step, Term
+from launcher.record.lineage import LineageEntry, lineage
+from launcher.record.run_store import RunStore
 from tests.support.stores import ForgetfulStore, MemoryStore
 from tests.unit.checkpoint.parts import manifest_of, new_run, save, take_office
 

@@ -8,8 +8,9 @@ from launcher.checkpoint.catalog import CheckpointInfo, all_checkpoints, list_ch
 from launcher.checkpoint.chunks import blob_key, digest_of, read_chunk
 from launcher.checkpoint.deletion import WAIT_S, Deletion
 from launcher.core.clock import ManualClock
-from launcher.core.run_store import LEASE_S, RunStore, lineage
 from launcher.core.types import Step, Term
+from launcher.record.lineage import lineage
+from launcher.record.run_store import LEASE_S, RunStore
 from tests.support.stores import Killed, MemoryStore, MortalStore
 from tests.unit.checkpoint.parts import new_run, save, take_office
 

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from launcher.checkpoint.catalog import CheckpointInfo
 from launcher.checkpoint.retention import expired
-from launcher.core.run_store import TermBase, in_lineage, lineage
 from launcher.core.types import Step, Term
+from launcher.record.lineage import TermBase, in_lineage, lineage
 
 pytestmark = pytest.mark.unit
 

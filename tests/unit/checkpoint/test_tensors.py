@@ -11,8 +11,8 @@ from launcher.checkpoint.manifest import CheckpointManifest, CheckpointPart, ass
 from launcher.checkpoint.reader import read_checkpoint
 from launcher.checkpoint.writer import PartWriter
 from launcher.core.errors import CheckpointCorrupt, UserCodeError
-from launcher.core.run_store import RunStore
 from launcher.core.types import Generation, JsonObject, Rank, Step, Term, WorldSize
+from launcher.record.run_store import RunStore
 from tests.support.stores import MemoryStore, MortalStore
 from tests.unit.checkpoint.parts import RUN, new_run
 

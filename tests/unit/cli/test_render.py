@@ -9,12 +9,12 @@ import pytest
 
 from launcher.backends.base import Placement
 from launcher.cli import render
-from launcher.core.run_store import WorkerBounds
 from launcher.core.types import JsonObject, RunId
 from launcher.jobs.refs import RunRef
 from launcher.jobs.submitting import Plan
-from launcher.spec.job import CodeRef, JobSpec
-from launcher.spec.status import CheckpointRef, JobState, RunStatus
+from launcher.jobspec.job import CodeRef, JobSpec
+from launcher.record.desired import WorkerBounds
+from launcher.record.status import CheckpointRef, JobState, RunStatus
 from tests.support.fakes import job_config
 
 pytestmark = pytest.mark.unit

@@ -13,10 +13,10 @@ from click.testing import CliRunner, Result
 from launcher.backends.base import Dashboard, Owner
 from launcher.cli import run_verbs
 from launcher.core.errors import BackendUnavailable, RunNotFound, RunStateError, UsageError
-from launcher.core.run_store import WorkerBounds
 from launcher.core.types import JsonObject
 from launcher.jobs.refs import RunRef
-from launcher.spec.status import JobState
+from launcher.record.desired import WorkerBounds
+from launcher.record.status import JobState
 from tests.support.fakes import FakeBackend, FakeController, ScriptedClock
 
 pytestmark = pytest.mark.unit

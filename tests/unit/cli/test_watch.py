@@ -13,9 +13,9 @@ from launcher import jobs
 from launcher.cli import watch
 from launcher.cli.screen import LiveScreen, Pace, PlainScreen, colour_wanted
 from launcher.core.errors import StoreUnavailable
-from launcher.core.run_store import WorkerBounds
 from launcher.jobs.refs import RunRef
-from launcher.spec.status import JobState
+from launcher.record.desired import WorkerBounds
+from launcher.record.status import JobState
 from tests.support.fakes import FakeController, ScriptedClock
 
 pytestmark = pytest.mark.unit

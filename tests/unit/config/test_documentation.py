@@ -10,7 +10,7 @@ from typing import get_args, get_type_hints
 import pytest
 
 from launcher.config.schema import Component, JobConfig
-from launcher.core.run_store import WorkerBounds
+from launcher.record.desired import WorkerBounds
 
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).parents[3]

@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from launcher.config.load import apply_overrides, complete, compose, run_application
 from launcher.config.schema import JobConfig
 from launcher.core.errors import ConfigError
-from launcher.core.run_store import WorkerBounds
+from launcher.record.desired import WorkerBounds
 
 pytestmark = pytest.mark.unit
 Write = Callable[[str, str], None]

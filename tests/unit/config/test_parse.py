@@ -2,7 +2,7 @@ import pytest
 
 from launcher.config.parse import dump_config, parse_config, parse_workers, values_of
 from launcher.core.errors import ConfigError
-from launcher.core.run_store import WorkerBounds
+from launcher.record.desired import WorkerBounds
 
 pytestmark = pytest.mark.unit
 MINIMAL = {

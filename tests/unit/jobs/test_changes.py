@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from launcher.core.run_store import WorkerBounds
 from launcher.jobs.changes import change_bar, change_sentence, crew, short_seconds
-from launcher.spec.status import JobState, RunStatus
+from launcher.record.desired import WorkerBounds
+from launcher.record.status import JobState, RunStatus
 
 pytestmark = pytest.mark.unit
 

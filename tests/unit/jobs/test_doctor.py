@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from launcher.backends import local_checks, local_ray
 from launcher.backends.base import Finding, Result
+from launcher.backends.local import checks as local_checks
+from launcher.backends.local import ray_instance as local_ray
 from launcher.core.errors import StoreUnavailable
 from launcher.core.exit_codes import ExitCode
 from launcher.core.store import open_store
 from launcher.core.store_check import check_store
 from launcher.jobs import doctor
-from launcher.runtime import probe
-from launcher.spec.versions import installed_versions
+from launcher.jobspec.versions import installed_versions
+from launcher.runtime.pod import probe
 from tests.support.fakes import FakeBackend, job_config
 from tests.support.stores import MemoryStore
 

@@ -14,9 +14,9 @@ from launcher.core.errors import ConfigError
 from launcher.core.store import open_store
 from launcher.jobs import resuming
 from launcher.jobs.refs import RunRef
-from launcher.spec.packages import requirements_key
-from launcher.spec.status import JobState
-from launcher.spec.versions import installed_versions, record_image
+from launcher.jobspec.packages import requirements_key
+from launcher.jobspec.versions import installed_versions, record_image
+from launcher.record.status import JobState
 from tests.support.fakes import FakeBackend, FakeController, ScriptedClock, install_backend, job_config
 
 pytestmark = pytest.mark.unit

@@ -9,13 +9,15 @@ import pytest
 from launcher import jobs
 from launcher.backends.base import Owner
 from launcher.core.errors import StoreDamaged
-from launcher.core.run_store import LEASE_S, Desired, RunStore, TermBase, WorkerBounds
 from launcher.core.types import Term
 from launcher.jobs import observe
 from launcher.jobs.closing import close
 from launcher.jobs.refs import RunRef
 from launcher.jobs.snapshot import LAUNCH_GRACE_S, Snapshot, Verdict, judge, read_snapshot
-from launcher.spec.status import JobState, RunStatus
+from launcher.record.desired import Desired, WorkerBounds
+from launcher.record.lineage import TermBase
+from launcher.record.run_store import LEASE_S, RunStore
+from launcher.record.status import JobState, RunStatus
 from tests.support.fakes import FakeBackend, FakeController, ScriptedClock
 
 pytestmark = pytest.mark.unit

@@ -6,11 +6,11 @@ from datetime import timedelta
 import pytest
 
 from launcher import jobs
-from launcher.core.run_store import LineageEntry
 from launcher.core.types import JsonObject, Step, Term
 from launcher.jobs.records import Reader, within
 from launcher.jobs.refs import RunRef
-from launcher.spec.status import JobState
+from launcher.record.lineage import LineageEntry
+from launcher.record.status import JobState
 from tests.support.fakes import FakeController, ScriptedClock
 
 pytestmark = pytest.mark.unit

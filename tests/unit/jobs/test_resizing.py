@@ -9,10 +9,11 @@ import pytest
 from launcher import jobs
 from launcher.backends.base import Owner
 from launcher.core.errors import ConfigError, RunStateError
-from launcher.core.run_store import Desired, RunStore, WorkerBounds
 from launcher.jobs.refs import RunRef
-from launcher.jobs.resizing import SizeWish, Waited, size_wanted, why_not
-from launcher.spec.status import JobState, RunStatus
+from launcher.jobs.resizing import SizeRequest, Waited, size_wanted, why_not
+from launcher.record.desired import Desired, WorkerBounds
+from launcher.record.run_store import RunStore
+from launcher.record.status import JobState, RunStatus
 from tests.support.fakes import FakeBackend, FakeController, ScriptedClock, job_config
 
 pytestmark = pytest.mark.unit
@@ -111,7 +112,7 @@ def test_who_loses_the_race_looks_again(
     running: tuple[RunRef, FakeController], clock: ScriptedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ref, _ = running
-    original, others = RunStore.wish, []
+    original, others = RunStore.create_desired, []
 
     def overtaken(self: RunStore, wanted: Any) -> bool:
         if not others:
@@ -119,7 +120,7 @@ def test_who_loses_the_race_looks_again(
             jobs.resize(ref, "1..3", clock=clock)
         return original(self, wanted)
 
-    monkeypatch.setattr(RunStore, "wish", overtaken)
+    monkeypatch.setattr(RunStore, "create_desired", overtaken)
     wish = jobs.resize(ref, 2, clock=clock)
     assert (wish.revision, wish.before, wish.workers) == (3, bounds(1, 3), bounds(1, 3, 2))
 
@@ -128,7 +129,7 @@ def test_who_loses_the_race_to_a_stop_is_refused(
     running: tuple[RunRef, FakeController], clock: ScriptedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ref, _ = running
-    original, others = RunStore.wish, []
+    original, others = RunStore.create_desired, []
 
     def overtaken(self: RunStore, wanted: Any) -> bool:
         if not others:
@@ -136,7 +137,7 @@ def test_who_loses_the_race_to_a_stop_is_refused(
             jobs.stop(ref, clock=clock)
         return original(self, wanted)
 
-    monkeypatch.setattr(RunStore, "wish", overtaken)
+    monkeypatch.setattr(RunStore, "create_desired", overtaken)
     with pytest.raises(RunStateError, match="asked to stop"):
         jobs.resize(ref, 2, clock=clock)
     assert in_force(ref).state == "stopped"
@@ -167,7 +168,7 @@ def test_a_run_that_has_not_begun_begins_at_that_size(submit: Callable[..., RunR
     assert (status.state, status.workers) == (JobState.PENDING, bounds(1, 4, 2))
 
 
-def wait(ref: RunRef, wish: SizeWish, clock: ScriptedClock, **options: float) -> Waited:
+def wait(ref: RunRef, wish: SizeRequest, clock: ScriptedClock, **options: float) -> Waited:
     *rest, last = jobs.follow_resize(ref, wish, clock=clock, **options)
     assert last.over
     assert not any(each.over for each in rest)
@@ -211,7 +212,7 @@ def test_a_wish_of_somebody_else_ends_the_wait(running: tuple[RunRef, FakeContro
 
 
 STATUS = RunStatus(run_id="r", name="mine", state=JobState.RUNNING, world_size=3, workers=bounds(2, 4, 3))
-WISH = SizeWish(bounds(2, 4, 3), NOW, 2)
+WISH = SizeRequest(bounds(2, 4, 3), NOW, 2)
 DESIRED = Desired(revision=2, state="running", spec=1, workers=WISH.workers, by="me@here", at="")
 
 

@@ -10,9 +10,10 @@ from launcher import jobs
 from launcher.backends.base import Owner
 from launcher.config.schema import Component, JobConfig
 from launcher.core.errors import BackendUnavailable, ConfigError, RunStateError
-from launcher.core.run_store import RunStore, WorkerBounds
 from launcher.jobs.refs import RunRef
-from launcher.spec.status import JobState
+from launcher.record.desired import WorkerBounds
+from launcher.record.run_store import RunStore
+from launcher.record.status import JobState
 from tests.support.fakes import FakeBackend, FakeController, ScriptedClock
 
 pytestmark = pytest.mark.unit
@@ -88,7 +89,7 @@ def test_of_two_resumes_at_once_one_wins(
     ended: Callable[[JobState], RunRef], clock: ScriptedClock, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ref = ended(JobState.FAILED)
-    original, others = RunStore.wish, []
+    original, others = RunStore.create_desired, []
 
     def overtaken(self: RunStore, wanted: Any) -> bool:
         if not others:
@@ -96,7 +97,7 @@ def test_of_two_resumes_at_once_one_wins(
             jobs.resume(ref, clock=clock)
         return original(self, wanted)
 
-    monkeypatch.setattr(RunStore, "wish", overtaken)
+    monkeypatch.setattr(RunStore, "create_desired", overtaken)
     with pytest.raises(RunStateError, match="somebody else was faster"):
         jobs.resume(ref, clock=clock)
     assert len(backend.launched) == 2

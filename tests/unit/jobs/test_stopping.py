@@ -6,9 +6,9 @@ import pytest
 
 from launcher import jobs
 from launcher.backends.base import Owner
-from launcher.core.run_store import LEASE_S
 from launcher.jobs.refs import RunRef
-from launcher.spec.status import JobState
+from launcher.record.run_store import LEASE_S
+from launcher.record.status import JobState
 from tests.support.fakes import FakeBackend, FakeController, ScriptedClock
 
 pytestmark = pytest.mark.unit

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from launcher import jobs
-from launcher.backends.rayjob import LONGEST_NAME
+from launcher.backends.kuberay.rayjob import LONGEST_NAME
 from launcher.config.schema import NAME_PATTERN
 from launcher.core.errors import BackendUnavailable, CapacityError, ConfigError, NameTaken
 from launcher.jobs import submitting
 from launcher.jobs.refs import RunRef
-from launcher.spec.job import JobSpec
+from launcher.jobspec.job import JobSpec
 from tests.support.fakes import FakeBackend, FakeController, ScriptedClock, job_config
 
 pytestmark = pytest.mark.unit

@@ -8,11 +8,11 @@ import pytest
 
 import launcher
 from launcher.backends.base import Dashboard
-from launcher.core.run_store import WorkerBounds
 from launcher.core.types import JsonObject
 from launcher.jobs.refs import RunRef
+from launcher.record.desired import WorkerBounds
+from launcher.record.status import CheckpointRef, JobState
 from launcher.sdk.display import run_html
-from launcher.spec.status import CheckpointRef, JobState
 from tests.support.fakes import FakeBackend, FakeController, ScriptedClock, job_config
 
 pytestmark = pytest.mark.unit

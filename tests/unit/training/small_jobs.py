@@ -12,11 +12,11 @@ from torch.nn import functional
 from launcher.checkpoint.manifest import CheckpointManifest, CheckpointPart, assemble
 from launcher.config.parse import parse_config
 from launcher.config.schema import JobConfig
-from launcher.core.run_store import RunStore
 from launcher.core.store import KeyMissing, ObjectInfo
 from launcher.core.types import RunId, Term
-from launcher.training.collective import Collective
-from launcher.training.step import Wishes
+from launcher.record.run_store import RunStore
+from launcher.training.comm.collective import Collective
+from launcher.training.step import StepFlags
 from launcher.training.trainer import StepRecord, Trainer
 
 HERE = "tests.unit.training.small_jobs"
@@ -182,9 +182,9 @@ class Recorder:
 
     def doing(self, what: str) -> None: ...
 
-    def wishes(self) -> Wishes:
+    def flags(self) -> StepFlags:
         done = len(self.records)
-        return Wishes(
+        return StepFlags(
             stop=self.stop_at is not None and done >= self.stop_at - 1, switch=self.switch_at is not None and done >= self.switch_at - 1
         )
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from launcher.core.errors import BackendUnavailable, UserCodeError
-from launcher.training.batch import BatchPlan
-from launcher.training.data_order import DataOrder
+from launcher.training.data.data_order import DataOrder
+from launcher.training.data.samples import Samples, TrainingFeed, read_forward
 from launcher.training.device import choose_device
-from launcher.training.samples import Samples, TrainingFeed, read_forward
+from launcher.training.shards.batch import BatchPlan
 from launcher.training.tasks import Classification
 from tests.unit.training.small_jobs import AugmentedSplit, FastSplit, Split, job
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from launcher.core.errors import CheckpointCorrupt, ConfigError, StoreUnavailable, TrainingDiverged, UserCodeError
-from launcher.training.state_transfer import StateMove
-from launcher.training.step import Wishes
-from launcher.training.trainer import Outcome, Trainer
+from launcher.training.state.transfer import StateMove
+from launcher.training.step import StepFlags
+from launcher.training.trainer import RunOutcome, Trainer
 from tests.unit.training.small_jobs import HERE, MemoryStore, Recorder, alone, job, manifest, run_store, trainer
 
 pytestmark = pytest.mark.unit
@@ -39,7 +39,7 @@ def test_it_learns_evaluates_and_saves() -> None:
     config = job(trainer={"steps": 12, "eval_every_steps": 5}, checkpoint={"every_steps": 4})
     recorder = Recorder()
     made = trainer(config, recorder)
-    assert made.run(alone()) is Outcome.FINISHED
+    assert made.run(alone()) is RunOutcome.FINISHED
     assert [record.step for record in recorder.records] == list(range(1, 13))
     assert recorder.losses[-1] < 0.5 * recorder.losses[0]
     assert [step for step, _ in recorder.evaluations] == [5, 10, 12]
@@ -59,10 +59,10 @@ def test_a_generation_that_follows_goes_on_as_if_nothing_had_happened(model: str
     whole, recorded = trained(config)
     recorder = Recorder(switch_at=at)
     made = trainer(config, recorder)
-    assert made.run(alone()) is Outcome.SWITCHED
+    assert made.run(alone()) is RunOutcome.SWITCHED
     assert made.step == at
     recorder.switch_at = None
-    assert made.run(alone(generation=2)) is Outcome.FINISHED
+    assert made.run(alone(generation=2)) is RunOutcome.FINISHED
     assert recorder.losses == recorded.losses
     assert recorder.evaluations == recorded.evaluations
     assert [part.step for part in recorder.parts] == [2, 4, 6]
@@ -74,18 +74,18 @@ def test_a_switch_does_not_come_before_the_end_or_a_stop() -> None:
     _, recorded = trained(job(), switch_at=6)
     assert [part.step for part in recorded.parts] == [6]
     recorder = Recorder(stop_at=3, switch_at=3)
-    assert trainer(job(), recorder).run(alone()) is Outcome.STOPPED
+    assert trainer(job(), recorder).run(alone()) is RunOutcome.STOPPED
     assert [part.step for part in recorder.parts] == [3]
-    assert trainer(job(), Recorder(switch_at=6)).run(alone()) is Outcome.FINISHED
+    assert trainer(job(), Recorder(switch_at=6)).run(alone()) is RunOutcome.FINISHED
 
 
 def test_wishes_are_asked_for_once_a_step_however_many_forward_passes_it_has() -> None:
     class Counts(Recorder):
         asked = 0
 
-        def wishes(self) -> Wishes:
+        def flags(self) -> StepFlags:
             self.asked += 1
-            return super().wishes()
+            return super().flags()
 
     for exact in (False, True):
         recorder = Counts()
@@ -98,7 +98,7 @@ def test_in_exact_mode_one_wish_counts_once_too() -> None:
     """The shards of a rank each bring sums of their own."""
     recorder = Recorder(switch_at=2)
     made = trainer(job("Plain", elastic={"exact": True}), recorder)
-    assert made.run(alone()) is Outcome.SWITCHED
+    assert made.run(alone()) is RunOutcome.SWITCHED
     assert made.step == 2
     torch.use_deterministic_algorithms(False)
 
@@ -134,21 +134,21 @@ def test_a_group_that_is_too_small_saves_and_trains_no_step() -> None:
     made = trainer(job(), recorder)
     made.run(alone())
     before = state(made)
-    assert made.hold(alone(generation=2)) is Outcome.HELD
-    assert made.hold(alone(generation=3)) is Outcome.HELD
+    assert made.hold(alone(generation=2)) is RunOutcome.HELD
+    assert made.hold(alone(generation=3)) is RunOutcome.HELD
     assert [(part.step, part.generation) for part in recorder.parts] == [(3, 2), (3, 3)], (
         "of each generation: whether one is whole is not known"
     )
     assert (made.step, len(recorder.records)) == (3, 3)
     assert_same(state(made), before)
     recorder.switch_at = None
-    assert made.run(alone(generation=4)) is Outcome.FINISHED
+    assert made.run(alone(generation=4)) is RunOutcome.FINISHED
     assert recorder.losses == trained(job())[1].losses
 
 
 def test_a_worker_may_hold_before_its_first_step() -> None:
     recorder = Recorder()
-    assert trainer(job(), recorder).hold(alone()) is Outcome.HELD
+    assert trainer(job(), recorder).hold(alone()) is RunOutcome.HELD
     assert [part.step for part in recorder.parts] == [0]
 
 
@@ -178,13 +178,13 @@ def test_a_restored_run_goes_on_as_if_nothing_had_happened(model: str, optimizer
     whole, recorded = trained(config)
 
     store, first = run_store(), Recorder(stop_at=3)
-    assert trainer(config, first, store).run(alone()) is Outcome.STOPPED
+    assert trainer(config, first, store).run(alone()) is RunOutcome.STOPPED
     assert [part.step for part in first.parts] == [3]
     second = Recorder()
     resumed = trainer(config, second, store)
     resumed.restore(manifest(first.parts, config))
     assert resumed.step == 3
-    assert resumed.run(alone()) is Outcome.FINISHED
+    assert resumed.run(alone()) is RunOutcome.FINISHED
     assert first.losses + second.losses == recorded.losses
     assert_same(state(resumed), state(whole))
     assert resumed._state.document(6) == whole._state.document(6)
@@ -202,7 +202,7 @@ def test_a_longer_run_follows_the_longer_schedule(scheduler: Any) -> None:
         wanted._optimizer.step()
         wanted._scheduler.step()
     assert resumed._optimizer.param_groups[0]["lr"] == wanted._optimizer.param_groups[0]["lr"]
-    assert resumed.run(alone()) is Outcome.FINISHED
+    assert resumed.run(alone()) is RunOutcome.FINISHED
     assert resumed.step == 10
 
 
@@ -223,7 +223,7 @@ def test_a_run_at_its_end_only_adds_what_is_missing() -> None:
     again = Recorder()
     resumed = trainer(config, again, store)
     resumed.restore(manifest(first.parts, config))
-    assert resumed.run(alone()) is Outcome.FINISHED
+    assert resumed.run(alone()) is RunOutcome.FINISHED
     assert (again.records, again.parts) == ([], [])
     assert again.evaluations == first.evaluations
 

@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from launcher.backends import rayjob
+from launcher.backends.kuberay import rayjob
 from launcher.config.schema import JobConfig, KubeRayConfig
 from launcher.core.types import RunId
-from launcher.spec.job import CodeRef, JobSpec
+from launcher.jobspec.job import CodeRef, JobSpec
 from tests.unit.training.small_jobs import job
 
 RUNS = "s3://bucket/runs"

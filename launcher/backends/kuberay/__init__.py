@@ -1,0 +1,1 @@
+"""A RayCluster of its own on Kubernetes."""

@@ -1,0 +1,1 @@
+"""A Ray of its own on this machine."""

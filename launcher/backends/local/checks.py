@@ -1,0 +1,103 @@
+"""What a job on this machine needs, checked before there is one."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+from launcher.backends.base import Finding
+from launcher.backends.local import ray_instance as local_ray
+from launcher.backends.probe_report import versions_words
+from launcher.config.schema import JobConfig
+from launcher.core.errors import BackendUnavailable
+from launcher.jobspec.versions import installed_versions
+
+NEEDED = ("ray", "torch")
+_VERSIONS, _GPUS, _FOLDER, _RAY = "versions", "GPUs", "local Ray's folder", "local Ray"
+
+
+def examine(config: JobConfig, count_gpus: Callable[[], int]) -> Iterator[Finding]:
+    """`count_gpus`: how many the driver lists."""
+    yield judge_versions(installed_versions())
+    yield _gpus(count_gpus, config)
+    try:
+        found = _try_folder()
+    except (BackendUnavailable, OSError) as error:
+        yield _no_folder(error)
+        return
+    yield found
+    yield _running()
+
+
+def judge_versions(versions: dict[str, str]) -> Finding:
+    lacking = [name for name in NEEDED if name not in versions]
+    words = versions_words(versions)
+    if lacking:
+        return Finding.failed(
+            _VERSIONS, f"{' and '.join(lacking)} not installed; there are {words}", "pip install launcher, with what it requires"
+        )
+    return Finding.ok(_VERSIONS, words)
+
+
+def _gpus(count: Callable[[], int], config: JobConfig) -> Finding:
+    try:
+        gpus = count()
+    except (OSError, subprocess.SubprocessError) as error:
+        return Finding.failed(_GPUS, f"the driver does not answer: {error}", "see what nvidia-smi says")
+    return judge_gpus(gpus, config)
+
+
+def judge_gpus(gpus: int, config: JobConfig) -> Finding:
+    wanted = (config.gpu or 0) * config.workers.min
+    found = f"the driver lists {gpus}"
+    if gpus < wanted:
+        return Finding.failed(
+            _GPUS,
+            f"{found}; workers={config.workers.min} with gpu={config.gpu} need {wanted}",
+            "set gpu=0 to train on the CPU; where there should be GPUs, see what nvidia-smi says",
+        )
+    if gpus == 0 and config.resources.device == "cuda":
+        return Finding.failed(_GPUS, f"{found}; resources.device=cuda needs one", "set resources.device=auto to train on the CPU")
+    return Finding.ok(_GPUS, found if gpus else f"{found}: jobs train on the CPU")
+
+
+def _try_folder() -> Finding:
+    """Raises BackendUnavailable or OSError where it cannot be used. One that was not there goes again."""
+    new = not local_ray.location().exists()
+    path = local_ray.folder()
+    try:
+        with tempfile.TemporaryFile(dir=path) as file:
+            file.write(b"launcher")
+            file.flush()
+    finally:
+        if new:
+            with suppress(OSError):  # somebody else uses it by now
+                path.rmdir()
+    return Finding.ok(_FOLDER, f"{path} can be written")
+
+
+def _no_folder(error: BackendUnavailable | OSError) -> Finding:
+    fix = "set LAUNCHER_RAY_DIR to a folder that you may write to"
+    if isinstance(error, OSError):
+        return Finding.failed(_FOLDER, f"{local_ray.location()} cannot be written: {error.strerror}", fix)
+    found = Finding.of_error(_FOLDER, error)
+    return Finding.failed(_FOLDER, found.found, f"{fix}: {error.expected}" if error.expected else fix)
+
+
+def _running() -> Finding:
+    state = local_ray.location()
+    running = local_ray.read(state)
+    if running is not None:
+        try:
+            local_ray.refuse_other_versions(running)
+        except BackendUnavailable as error:
+            return Finding.of_error(_RAY, error)
+        return Finding.ok(_RAY, f"Ray {running.versions['ray']} is running at {running.address}")
+    try:
+        failure = (state / "error.txt").read_text(errors="replace").strip()
+    except FileNotFoundError:
+        return Finding.ok(_RAY, "none is running: the first job starts one")
+    last = failure.splitlines()[-1] if failure else "it is not known why"
+    return Finding.warning(_RAY, f"it did not start the last time: {last}", f"the next job tries again; {state / 'keeper.log'} says more")

@@ -1,0 +1,187 @@
+"""A Ray cluster that is there already: a run's supervisor is a job of its Jobs API.
+
+Which job belongs to a run follows from the run's record alone: the first one has the run's id, the one of a resume the number of the
+term that it begins as well. So a request whose answer was lost can be sent again, and every machine asks after the same job.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from launcher.backends.base import LAST_WORDS, Dashboard, Finding, Owner, Placement, Result
+from launcher.backends.ray_cluster import checks
+from launcher.backends.ray_cluster.jobs_api import OVER, RayApi
+from launcher.backends.supervisor_command import supervisor_command
+from launcher.config.schema import JobConfig, RayConfig
+from launcher.core.clock import SystemClock
+from launcher.core.errors import BackendUnavailable, ConfigError
+from launcher.core.store import is_local
+from launcher.jobspec.job import JobSpec
+from launcher.record.run_store import RunStore
+
+RECORD = "launcher/record"
+SUBMIT_ATTEMPTS = 2
+
+
+class ExistingRayBackend:
+    """Which cluster: as the run's spec says."""
+
+    def place(self, spec: JobSpec) -> Placement:
+        backend = _config(spec.config)
+        refuse_folder_elsewhere(spec.config)
+        api = RayApi(backend)
+        api.refuse_other_versions()
+        return fit(spec.config, api.address, api.gpus())
+
+    def announce(self, run: RunStore) -> None:
+        """Nothing: before its Ray job is there, nobody owns a run."""
+
+    def launch(self, spec: JobSpec, run: RunStore) -> None:
+        api, submission = RayApi(_config(spec.config)), submission_id(run)
+        metadata = {"job_name": spec.name, RECORD: run.uri}
+        for left in reversed(range(SUBMIT_ATTEMPTS)):
+            try:
+                api.submit(submission, supervisor_command(run.store.uri, run.run_id), metadata)
+                return
+            except BackendUnavailable:
+                # The answer may have been lost, or this be the second time: what the cluster has now decides.
+                if _is_ours(api.job(submission), run):
+                    return
+                if not left:
+                    raise
+
+    def owner(self, run: RunStore) -> Owner:
+        try:
+            api = _api(run)
+            job = api.job(submission_id(run))
+        except (BackendUnavailable, ConfigError):
+            return Owner.UNKNOWN
+        if job is not None:
+            return Owner.GONE if job["status"] in OVER else Owner.ALIVE
+        # It may be on its way still; and an address of this machine's own may be a tunnel that leads to another cluster today.
+        return Owner.UNKNOWN if _awaits_its_job(run) or is_here(api.address) else Owner.GONE
+
+    def reason_pending(self, run: RunStore) -> str:
+        try:
+            job = _api(run).job(submission_id(run))
+        except (BackendUnavailable, ConfigError) as error:
+            return error.what
+        if job is None:
+            return "the Ray cluster has no job of this run: it is being submitted, or the cluster is another one now"
+        if job["status"] == "PENDING":
+            return f"its Ray job is pending: {job.get('message') or 'the cluster has not started it'}"
+        return "the controller is starting"
+
+    def last_words(self, run: RunStore) -> str:
+        try:
+            api, submission = _api(run), submission_id(run)
+            said = api.log(submission).strip() or str((api.job(submission) or {}).get("message") or "")
+        except (BackendUnavailable, ConfigError):
+            return ""
+        return said[-LAST_WORDS:]
+
+    def remove(self, run: RunStore) -> str:
+        submission = submission_id(run)
+        try:
+            left = _api(run).end(submission, SystemClock())
+        except (BackendUnavailable, ConfigError) as error:
+            left = error.what
+        return f"the Ray job {submission} could not be ended: {left}" if left else ""
+
+    def dashboard(self, run: RunStore) -> Dashboard | None:
+        api = _api(run)
+        api.version()
+        return Dashboard(url=api.address, token_file=api.token.path if api.token else "")
+
+    def examine(self, config: JobConfig) -> Iterator[Finding]:
+        try:
+            refuse_folder_elsewhere(config)
+        except ConfigError as error:
+            yield Finding.of_error("run store", error)
+        try:
+            api = RayApi(_config(config))
+        except ConfigError as error:
+            yield Finding.of_error("token", error)
+            return
+        found = checks.same_ray(api)
+        yield found
+        if found.result is Result.OK:
+            yield checks.room(lambda: fit(config, api.address, api.gpus()))
+            yield from checks.probe(api, config)
+
+
+def fit(config: JobConfig, address: str, nodes: Sequence[int]) -> Placement:
+    """Whether a job fits on nodes with so many GPUs each, whoever else uses them."""
+    total = sum(nodes)
+    wanted = config.gpus_of_worker(total)
+    room = sum(gpus // wanted for gpus in nodes) if wanted else config.workers.max
+    workers = min(config.workers.max, room)
+    where = f"the Ray cluster at {address} ({_counted(len(nodes), 'node')}, {_counted(total, 'GPU')})"
+    reason = ""
+    if workers < config.workers.min:
+        reason = f"there is room for {workers} of {config.workers.min} workers with {wanted} GPU each; there are {total} GPUs in all"
+    device = config.device_of_worker(wanted)
+    return Placement(fits=not reason, workers=workers, device=device, gpu_per_worker=wanted, where=where, reason=reason)
+
+
+def refuse_folder_elsewhere(config: JobConfig) -> None:
+    """Raises ConfigError for a local record of runs where the cluster is another machine."""
+    if is_local(config.runs) and not is_here(_config(config).address):
+        raise ConfigError(
+            "the cluster cannot reach this record of runs",
+            where="runs",
+            given=config.runs,
+            expected="object storage that this machine and the cluster reach: s3://bucket/prefix",
+        )
+
+
+def submission_id(run: RunStore) -> str:
+    """Of the job that works on a run by its newest wish."""
+    desired = run.desired()
+    ended = desired.resumes if desired else None
+    return str(run.run_id) if ended is None else f"{run.run_id}-{ended + 1}"
+
+
+def is_here(address: str) -> bool:
+    """Whether the address's host is this machine: its sockets can be bound to that host's address."""
+    host = urlsplit(address).hostname or ""
+    try:
+        found = socket.getaddrinfo(host, 0, type=socket.SOCK_DGRAM)
+    except OSError:
+        return False
+    return any(_binds(family, place) for family, _, _, _, place in found)
+
+
+def _binds(family: int, place: Any) -> bool:
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind(place)
+    except OSError:
+        return False
+    return True
+
+
+def _api(run: RunStore) -> RayApi:
+    return RayApi(_config(JobSpec.from_json(run.spec(1)).config))
+
+
+def _config(config: JobConfig) -> RayConfig:
+    assert isinstance(config.backend, RayConfig)
+    return config.backend
+
+
+def _is_ours(job: Any, run: RunStore) -> bool:
+    return job is not None and (job.get("metadata") or {}).get(RECORD) == run.uri
+
+
+def _awaits_its_job(run: RunStore) -> bool:
+    """No controller has come since it was submitted or resumed."""
+    desired = run.desired()
+    return desired is not None and run.highest_term() <= (desired.resumes or 0)
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"

@@ -1,0 +1,1 @@
+"""What a run leaves behind: keys of its store, lineage of terms, desired state, status."""

@@ -1,0 +1,152 @@
+"""The workers as Ray's detached actors, in the run's own namespace: start, find again, attach, end."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util import list_named_actors
+
+from launcher.core.errors import BackendUnavailable
+from launcher.core.types import JsonObject, RunId, WorkerId
+from launcher.jobspec.job import JobSpec
+from launcher.runtime.worker.actor import WorkerActor
+
+RAY_PATIENCE_S = 180.0
+STORE_VARIABLES = ("AWS_", "GOOGLE_", "AZURE_")
+
+
+@dataclass(frozen=True)
+class RayPlace:
+    address: str
+    dashboard: str
+
+
+def wait_for_ray(ray_file: Path, error_file: Path, *, patience_s: float = RAY_PATIENCE_S) -> RayPlace:
+    """Where Ray is, once it is ready. Raises BackendUnavailable when its start failed or takes too long."""
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline:
+        try:
+            document: Any = json.loads(ray_file.read_text())
+            return RayPlace(document["address"], document["dashboard"])
+        except (FileNotFoundError, json.JSONDecodeError):
+            pass
+        if error_file.exists():
+            raise BackendUnavailable(
+                f"the local Ray did not start: {error_file.read_text().strip()[-600:]}",
+                where=str(error_file.with_name("keeper.log")),
+                next="mend what it says, then `launch resume RUN`",
+            )
+        time.sleep(0.05)
+    raise BackendUnavailable(f"the local Ray was not ready within {patience_s:g} s", where=str(error_file.with_name("keeper.log")))
+
+
+def store_environment() -> dict[str, str]:
+    """The variables by which object stores are found and opened."""
+    return {name: value for name, value in os.environ.items() if name.startswith(STORE_VARIABLES)}
+
+
+@dataclass
+class WorkerGroup:
+    spec: JobSpec
+    runs: str
+    run_id: RunId
+    code_folder: Path
+    resource: str | None = None
+    """Of which each worker takes one, where Ray has a place for it."""
+    gpu: int = 0
+    ray_address: str = ""
+    """host:port of the Ray that it is connected to."""
+    actors: dict[WorkerId, Any] = field(default_factory=dict)
+    next_number: int = 0
+
+    def connect(self, place: RayPlace) -> None:
+        """Become a driver of Ray, in the run's namespace."""
+        try:
+            ray.init(address=place.address, namespace=self.run_id, log_to_driver=False, logging_level="ERROR", configure_logging=False)
+        except (ConnectionError, RuntimeError) as error:
+            raise BackendUnavailable(f"Ray does not answer: {error}", given=place.address) from error
+        self.ray_address = ray.get_runtime_context().gcs_address
+        self.gpu = self.spec.config.gpus_of_worker(int(ray.cluster_resources().get("GPU", 0)))
+
+    def log_channel(self) -> Any:
+        """The lines of all nodes' processes, to be polled; a subscription is of one thread."""
+        subscriber = ray._raylet.GcsLogSubscriber(address=self.ray_address)
+        subscriber.subscribe()
+        return subscriber
+
+    def find(self) -> list[WorkerId]:
+        """Workers of this run that live from an earlier term."""
+        for name in list_named_actors():
+            # A name stays taken until Ray has seen its actor's death, so numbers are not given twice.
+            self.next_number = max(self.next_number, int(str(name)[1:]) + 1)
+            with suppress(ValueError):  # it died since it was listed
+                self.actors[WorkerId(str(name))] = ray.get_actor(str(name))
+        return sorted(self.actors)
+
+    def start(self, count: int, *, joins: bool) -> list[WorkerId]:
+        """`count` new workers, to `joins` a group at work or to begin. CPU workers reserve no CPU, so that a laptop holds any number."""
+        remote = ray.remote(WorkerActor)
+        started = []
+        for number in range(self.next_number, self.next_number + count):
+            worker = WorkerId(f"w{number}")
+            options = {
+                "name": worker,
+                "lifetime": "detached",
+                "num_cpus": 0,
+                "num_gpus": self.gpu,
+                "resources": {self.resource: 1} if self.resource is not None else {},
+                "max_concurrency": 4,
+                "max_restarts": 0,
+            }
+            self.actors[worker] = remote.options(**options).remote(self.spec.to_json(), self.runs, worker, str(self.code_folder), joins)
+            started.append(worker)
+        self.next_number += count
+        return started
+
+    def attach(
+        self,
+        worker: WorkerId,
+        term: int,
+        address: tuple[str, int],
+        secret: str,
+        done: Callable[[WorkerId, JsonObject | None, str], None],
+    ) -> None:
+        """Tell a worker whom to report to; `done` gets its description, or why it cannot be reached, on another thread."""
+        future: Future[Any] = self.actors[worker].attach.remote(term, *address, secret, store_environment()).future()
+
+        def answered(result: Future[Any]) -> None:
+            error = result.exception()
+            done(worker, None if error else result.result(), death_of(error) if error else "")
+
+        future.add_done_callback(answered)
+
+    def why_dead(self, worker: WorkerId, done: Callable[[WorkerId, str], None]) -> None:
+        """Ask Ray what became of a worker whose connection broke; `done` is called once, on another thread."""
+        future: Future[Any] = self.actors[worker].describe.remote().future()
+        future.add_done_callback(lambda result: done(worker, death_of(result.exception())))
+
+    def end(self, workers: list[WorkerId] | None = None) -> None:
+        for worker in workers if workers is not None else list(self.actors):
+            actor = self.actors.pop(worker, None)
+            if actor is not None:
+                ray.kill(actor)
+
+
+def death_of(error: BaseException | None) -> str:
+    """Ray's account of a death in one line; "" for none."""
+    if error is None:
+        return ""
+    text = str(error)
+    for line in text.splitlines():
+        if "exit detail" in line.lower() or "cause" in line.lower():
+            return line.strip()[:400]
+    return text.strip().splitlines()[0][:400] if text.strip() else type(error).__name__

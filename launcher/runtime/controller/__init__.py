@@ -1,0 +1,1 @@
+"""The controller process: one for a run at a time."""

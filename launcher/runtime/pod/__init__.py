@@ -1,0 +1,1 @@
+"""What runs in a pod beside Ray: the preStop hook and the probe of `launch doctor`."""

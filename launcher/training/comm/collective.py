@@ -1,0 +1,187 @@
+"""The process group of one generation: formed over a key-value store, left at any moment from another thread.
+
+No group of torch's is registered globally, so one process can leave a generation and form the next.
+How leaving works depends on the transport: see gloo.py and nccl.py.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+TAG = 0
+"""Of all that one rank sends another: messages of one tag keep their order."""
+
+
+class KeyValueStore(Protocol):
+    """Where the ranks of one generation find each other; given by the runtime."""
+
+    def set(self, key: str, value: bytes) -> None: ...
+
+    def get(self, key: str, timeout_s: float) -> bytes:
+        """Blocks until the key is set. Raises TimeoutError."""
+        ...
+
+
+class CollectiveBroken(Exception):
+    """A peer is gone, or this rank was told to leave: the step in flight is not applied."""
+
+
+class Transport(Protocol):
+    """What a process group needs besides torch's own calls."""
+
+    group: Any
+
+    def connect(self, store: KeyValueStore, rank: int, world_size: int, timeout: timedelta, left: Callable[[], bool]) -> None:
+        """Form the group; give up where `left` says so."""
+        ...
+
+    def wait(self, work: Any, left: Callable[[], bool]) -> None:
+        """Block until the work is done. Raises whatever torch raises when it cannot be."""
+        ...
+
+    def cut(self) -> None:
+        """Make every blocked call of the group fail; called from any thread, any number of times."""
+        ...
+
+
+class Work:
+    """A collective call under way."""
+
+    def __init__(self, collective: Collective, work: Any) -> None:
+        self._collective = collective
+        self._work = work
+
+    def wait(self) -> None:
+        """Block until it is done. Raises CollectiveBroken."""
+        self._collective._wait(self._work)
+
+
+class Collective:
+    """Make it with `form`; or construct it, hand it to the thread that may leave, then `connect`."""
+
+    def __init__(self, *, generation: int, rank: int, world_size: int, device: str, timeout_s: float) -> None:
+        self.generation = generation
+        self.rank = rank
+        self.world_size = world_size
+        self._device = device
+        self.waiting = False
+        """Whether somebody waits for the other ranks at this moment; may be read from another thread."""
+        self.waited_s = 0.0
+        """Seconds spent in waiting for them."""
+        self._timeout = timedelta(seconds=timeout_s)
+        self._transport: Transport | None = None
+        self._left = threading.Event()
+
+    @classmethod
+    def form(cls, store: KeyValueStore, *, generation: int, rank: int, world_size: int, device: str, timeout_s: float) -> Collective:
+        """Meet the other ranks. `device` is "cpu" (Gloo) or "cuda" (NCCL); a world of one needs neither peers nor group.
+
+        Raises CollectiveBroken when a rank does not come within `timeout_s`, which also bounds each collective call.
+        """
+        collective = cls(generation=generation, rank=rank, world_size=world_size, device=device, timeout_s=timeout_s)
+        collective.connect(store)
+        return collective
+
+    def connect(self, store: KeyValueStore) -> None:
+        if self.world_size == 1:
+            return
+        transport: Transport
+        try:
+            if self._device.startswith("cuda"):
+                from launcher.training.comm.nccl import NcclTransport
+
+                transport = self._transport = NcclTransport()
+            else:
+                from launcher.training.comm.gloo import GlooTransport
+
+                transport = self._transport = GlooTransport()
+            transport.connect(store, self.rank, self.world_size, self._timeout, self._left.is_set)
+        except Exception as error:
+            raise CollectiveBroken(f"generation {self.generation} could not be formed: {_first_line(error)}") from error
+        if self._left.is_set():
+            transport.cut()
+            raise CollectiveBroken(f"generation {self.generation} was left while it was formed")
+
+    def all_reduce(self, tensor: Tensor) -> Work:
+        """Sum over the ranks, in place; the order of the sum is the transport's."""
+        return self._call(lambda group: group.allreduce([tensor]))
+
+    def broadcast(self, tensor: Tensor, source: int) -> Work:
+        """Copy from the rank `source` into every other rank's tensor."""
+        return self._call(lambda group: group.broadcast(tensor, source))
+
+    def all_to_all(self, received: Tensor, sent: Tensor, received_rows: list[int], sent_rows: list[int]) -> Work:
+        """Give the first `sent_rows[0]` rows of `sent` to rank 0, the next to rank 1, ...; those of rank 0 come first in `received`."""
+        return self._call(lambda group: group.alltoall_base(received, sent, received_rows, sent_rows))
+
+    def all_gather(self, gathered: Tensor, own: Tensor) -> Work:
+        """Every rank's `own`, (n,), one behind the other in `gathered`, (world_size x n,)."""
+        return self._call(lambda group: group._allgather_base(gathered, own))
+
+    def send(self, tensor: Tensor, destination: int) -> Work:
+        """Give a contiguous tensor to one other rank, which calls `recv`; it may not change before the work is done.
+
+        What one rank sends another arrives in that order.
+        """
+        return self._call(lambda group: group.send([tensor], destination, TAG))
+
+    def recv(self, tensor: Tensor, source: int) -> Work:
+        """Fill a contiguous tensor with what the rank `source` sends: as many bytes as it has."""
+        return self._call(lambda group: group.recv([tensor], source, TAG))
+
+    @property
+    def device(self) -> str:
+        """Where tensors have to be to travel: "cpu" or "cuda"."""
+        return self._device
+
+    def leave(self) -> None:
+        """Make every call that is blocked, or comes later, raise CollectiveBroken. From any thread, at any time, any number of times."""
+        self._left.set()
+        if self._transport is not None:
+            self._transport.cut()
+
+    def check(self) -> None:
+        """Raises CollectiveBroken once the generation was left: a world of one makes no call that would."""
+        if self._left.is_set():
+            raise CollectiveBroken(f"generation {self.generation} was left")
+
+    def close(self) -> None:
+        """Give the connections back. Only where no other rank can still be inside one of the group's calls."""
+        self._left.set()
+        self._transport = None
+
+    def _call(self, call: Callable[[Any], Any]) -> Work:
+        self.check()
+        if self._transport is None:
+            return Work(self, None)
+        try:
+            work = call(self._transport.group)
+        except RuntimeError as error:
+            raise CollectiveBroken(f"generation {self.generation}: {_first_line(error)}") from error
+        return Work(self, work)
+
+    def _wait(self, work: Any) -> None:
+        if work is not None and self._transport is not None:
+            began = time.perf_counter()
+            self.waiting = True
+            try:
+                self._transport.wait(work, self._left.is_set)
+            except RuntimeError as error:
+                raise CollectiveBroken(f"generation {self.generation}: {_first_line(error)}") from error
+            finally:
+                self.waiting = False
+                self.waited_s += time.perf_counter() - began
+        if work is not None:
+            self.check()
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__

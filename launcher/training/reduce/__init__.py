@@ -1,0 +1,1 @@
+"""How gradients and sums of a step are added up over the ranks."""
