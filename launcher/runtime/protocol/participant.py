@@ -1,6 +1,6 @@
-"""The generation protocol, a worker's side: orders and the main thread's progress in, actions out. It neither acts, waits nor reads a clock.
+"""The generation protocol, a worker's side: orders and the main thread's progress in, actions out. Pure: it neither acts, waits nor reads a clock.
 
-docs/protocol.md has the protocol; membership.py is the controller's side. Orders may come late, twice or not at all: whatever
+docs/protocol.md has the protocol; coordinator.py is the controller's side. Orders may come late, twice or not at all: whatever
 is older than what was seen already is dropped, and an order that was carried out is answered again.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from launcher.core.types import Generation, Step, Term, WorkerId
-from launcher.runtime.protocol.coordinator import NONE, Found, Outcome
+from launcher.runtime.protocol.events import NONE, Outcome, WorkerState
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +40,14 @@ class CommittedAssignment:
 
 @dataclass(frozen=True, slots=True)
 class Connect:
-    """Form the process group of this seat in the background; answer `connected` or `could_not_connect`."""
+    """Form the process group of this assignment in the background; answer `connected` or `could_not_connect`."""
 
-    seat: Assignment
+    assignment: Assignment
 
 
 @dataclass(frozen=True, slots=True)
 class Discard:
-    """Give up the process group that is being formed, or was formed and not entered."""
+    """Close the process group that is being formed, or was formed and not entered."""
 
     generation: Generation
 
@@ -98,7 +98,7 @@ class Participant:
     """One worker in the protocol. The caller serialises all calls and carries out what comes back, in order."""
 
     def __init__(self) -> None:
-        self.seat = Assignment(NONE, None, 0)
+        self.assignment = Assignment(NONE, None, 0)
         """The generation that it is or was last in."""
         self.applied: Step | None = None
         """Steps applied in the state that it holds; None: none, or one that was received in part."""
@@ -111,7 +111,7 @@ class Participant:
         self.outcome: Outcome | None = None
         self.pending: Assignment | None = None
         """A change that it was told to prepare."""
-        self.going: CommittedAssignment | None = None
+        self.committed: CommittedAssignment | None = None
         """The same change, committed."""
         self.released = False
         self._connected = False
@@ -127,43 +127,43 @@ class Participant:
         return self._knows_commit()
 
     def _knows_commit(self) -> bool:
-        return self.going is not None
+        return self.committed is not None
 
     @property
     def may_enter(self) -> bool:
         """A committed generation waits for this worker, whose main thread is free."""
-        if self.going is None or self.pending is None or self.inside:
+        if self.committed is None or self.pending is None or self.inside:
             return False
         return self._connected and self.pending.rank is not None
 
     # orders
 
-    def prepare(self, seat: Assignment, *, leave: bool = False) -> list[Action]:
+    def prepare(self, assignment: Assignment, *, leave: bool = False) -> list[Action]:
         """`leave`: out of everything before it, without waiting for that to be done."""
         if self.released:
             return []
-        if self.pending is not None and seat.generation == self.pending.generation:
+        if self.pending is not None and assignment.generation == self.pending.generation:
             left: list[Action] = [SayLeft(self._told_to_leave, self.applied)] if leave and not self.inside else []
-            return [*left, *([SayPrepared(seat.generation)] if self._connected else [])]
-        if seat.generation <= self._seen:
+            return [*left, *([SayPrepared(assignment.generation)] if self._connected else [])]
+        if assignment.generation <= self._seen:
             return []
-        dropped = self.leave(Generation(seat.generation - 1)) if leave else self._drop()
-        self.pending, self._seen = seat, seat.generation
-        if seat.rank is None:
+        dropped = self.leave(Generation(assignment.generation - 1)) if leave else self._drop()
+        self.pending, self._seen = assignment, assignment.generation
+        if assignment.rank is None:
             self._connected = True
-            return [*dropped, SayPrepared(seat.generation)]
-        return [*dropped, Connect(seat)]
+            return [*dropped, SayPrepared(assignment.generation)]
+        return [*dropped, Connect(assignment)]
 
-    def commit(self, going: CommittedAssignment) -> list[Action]:
-        if self.pending is not None and going.generation == self.pending.generation:
-            first, self.going = self.going is None, going
+    def commit(self, committed: CommittedAssignment) -> list[Action]:
+        if self.pending is not None and committed.generation == self.pending.generation:
+            first, self.committed = self.committed is None, committed
             return self._leave_if_idle() if first else []
-        if going.generation == self.seat.generation:
+        if committed.generation == self.assignment.generation:
             return self._again()
         return []
 
     def withdraw(self, generation: Generation) -> list[Action]:
-        if self.pending is None or self.pending.generation != generation or self.going is not None:
+        if self.pending is None or self.pending.generation != generation or self.committed is not None:
             return []
         return self._drop()
 
@@ -193,7 +193,7 @@ class Participant:
     def could_not_connect(self, generation: Generation, detail: str) -> list[Action]:
         if self.pending is None or self.pending.generation != generation:
             return []
-        self.pending, self.going, self._connected = None, None, False
+        self.pending, self.committed, self._connected = None, None, False
         return [SayRefused(generation, detail)]
 
     # what the main thread does
@@ -201,19 +201,19 @@ class Participant:
     def enter(self) -> CommittedAssignment:
         """The main thread goes into the generation that waits (`may_enter`)."""
         assert self.pending is not None
-        assert self.going is not None
-        going = self.going
-        self.seat, self.pending, self.going, self._connected = self.pending, None, None, False
+        assert self.committed is not None
+        committed = self.committed
+        self.assignment, self.pending, self.committed, self._connected = self.pending, None, None, False
         self.inside, self.formed, self.outcome = True, False, None
-        rank = self.seat.rank
-        if rank in going.donors and self.applied is None and going.step == 0:
+        rank = self.assignment.rank
+        if rank in committed.donors and self.applied is None and committed.step == 0:
             self.applied = Step(0)  # a fresh start: what it built is the state of all
-        return going
+        return committed
 
     def holds(self, step: Step) -> list[Action]:
         """The state of the generation it is in has arrived, or it had it."""
         self.applied, self.formed, self.formed_at = step, True, step
-        return [SayFormed(self.seat.generation, step)]
+        return [SayFormed(self.assignment.generation, step)]
 
     def applies(self, step: Step) -> None:
         self.applied = step
@@ -226,34 +226,38 @@ class Participant:
     def ended(self, outcome: Outcome) -> list[Action]:
         """The main thread came to the end of what the generation has to do. It may be called into the next one."""
         self.inside, self.outcome = False, outcome
-        return [SayEnded(self.seat.generation, outcome), *self._left_meanwhile()]
+        return [SayEnded(self.assignment.generation, outcome), *self._left_meanwhile()]
 
     def came_out(self) -> list[Action]:
         """The collective was cut off, or broke. Where it broke, a change that was under way comes to nothing: the controller begins it anew."""
         self.inside = self.formed = False
-        dropped = self._drop() if self._told_to_leave < self.seat.generation else []
-        return [*dropped, SayLeft(max(self._told_to_leave, self.seat.generation), self.applied), *([Finish()] if self.released else [])]
+        dropped = self._drop() if self._told_to_leave < self.assignment.generation else []
+        return [
+            *dropped,
+            SayLeft(max(self._told_to_leave, self.assignment.generation), self.applied),
+            *([Finish()] if self.released else []),
+        ]
 
     # for the controller: in every heartbeat, and for one that takes over
 
     @property
     def out(self) -> bool:
         """It came out of its generation without having done what that had to do."""
-        return self.seat.generation > NONE and not self.inside and self.outcome is None and self.pending is None
+        return self.assignment.generation > NONE and not self.inside and self.outcome is None and self.pending is None
 
-    def found(self, worker: WorkerId, *, ready: bool, born: Term) -> Found:
+    def state(self, worker: WorkerId, *, ready: bool, born: Term) -> WorkerState:
         """`born`: the term that called it first."""
-        return Found(
+        return WorkerState(
             worker=worker,
             ready=ready,
-            generation=self.seat.generation,
-            rank=self.seat.rank if self.seat.rank is not None else -1,
-            world_size=self.seat.world_size,
+            generation=self.assignment.generation,
+            rank=self.assignment.rank if self.assignment.rank is not None else -1,
+            world_size=self.assignment.world_size,
             applied=self.applied,
-            inside=self.seat.generation > NONE and self.formed and (self.inside or self.outcome is not None),
+            inside=self.assignment.generation > NONE and self.formed and (self.inside or self.outcome is not None),
             outcome=self.outcome,
             pending=self.pending.generation if self.pending is not None else None,
-            knows_commit=self.going is not None,
+            knows_commit=self.committed is not None,
             seen=self._seen,
             born=born,
         )
@@ -261,22 +265,22 @@ class Participant:
     def _again(self) -> list[Action]:
         answers: list[Action] = []
         if self.formed:
-            answers.append(SayFormed(self.seat.generation, self.formed_at))
+            answers.append(SayFormed(self.assignment.generation, self.formed_at))
         if self.outcome is not None:
-            answers.append(SayEnded(self.seat.generation, self.outcome))
+            answers.append(SayEnded(self.assignment.generation, self.outcome))
         return answers
 
     def _leave_if_idle(self) -> list[Action]:
         """A worker that leaves with a committed change is out as soon as its main thread is."""
-        if self.inside or self.going is None or self.pending is None or self.pending.rank is not None:
+        if self.inside or self.committed is None or self.pending is None or self.pending.rank is not None:
             return []
-        old = self.seat.generation
-        self.pending, self.going, self._connected, self.formed = None, None, False, False
+        old = self.assignment.generation
+        self.pending, self.committed, self._connected, self.formed = None, None, False, False
         return [SayLeft(old, self.applied), *([Finish()] if self.released else [])]
 
     def _left_meanwhile(self) -> list[Action]:
         """An order to leave came while the main thread was on its way out."""
-        if self._told_to_leave < self.seat.generation:
+        if self._told_to_leave < self.assignment.generation:
             return []
         self.outcome, self.formed = None, False
         return [SayLeft(self._told_to_leave, self.applied)]
@@ -284,6 +288,6 @@ class Participant:
     def _drop(self) -> list[Action]:
         if self.pending is None:
             return []
-        generation, had_seat = self.pending.generation, self.pending.rank is not None
-        self.pending, self.going, self._connected = None, None, False
-        return [Discard(generation)] if had_seat else []
+        generation, had_place = self.pending.generation, self.pending.rank is not None
+        self.pending, self.committed, self._connected = None, None, False
+        return [Discard(generation)] if had_place else []
