@@ -1,6 +1,7 @@
-"""Checkpoints on the controller's side: gather the parts of one generation, write the manifest, let old ones go.
+"""Checkpoints on the controller's side: gather the parts of one generation, write the manifest, let old ones go. Runs in the controller process.
 
-All of it is written on the store writer's thread, after the events through the checkpoint's step.
+Parts come from the workers, one of each rank. Once all are there, and every member holds the steps before, the ledger is flushed and the manifest
+written after it, on the store writer's thread: what a manifest rests on is durable before it. The inbox is told what became of each checkpoint.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from launcher.core.errors import CheckpointAbandoned
 from launcher.core.types import Generation, Step, Term
 from launcher.jobspec.job import JobSpec
 from launcher.record.run_store import RunStore
+from launcher.runtime.controller.inbox import CheckpointDecided, HigherTermSeen, Inbox
+from launcher.runtime.controller.timing import Timing
+from launcher.runtime.records.run_recorder import RunRecorder
 from launcher.runtime.records.store_writer import StoreWriter
-
-TAKEN_OVER_S = 60.0
 
 
 class Save(NamedTuple):
@@ -35,19 +37,18 @@ class CheckpointCommitter:
         run: RunStore,
         term: Term,
         writer: StoreWriter,
+        recorder: RunRecorder,
         spec: JobSpec,
-        *,
-        decided: Callable[[Save, str, Term], None],
-        fenced: Callable[[], None],
+        inbox: Inbox,
         clock: Clock,
+        timing: Timing,
     ) -> None:
-        """`decided` is told of each checkpoint, why it failed or "", and the term it was of; on the writer's thread."""
-        self.term = term
-        self._run, self._writer, self._spec, self._clock = run, writer, spec, clock
-        self._decided, self._fenced = decided, fenced
+        self._run, self._term, self._writer, self._recorder, self._spec = run, term, writer, recorder, spec
+        self._inbox, self._clock, self._timing = inbox, clock, timing
         self._parts: dict[Save, dict[int, CheckpointPart]] = {}
         """Of those that are not whole yet."""
         self._whole: dict[Save, list[CheckpointPart]] = {}
+        """Until the rows of their steps are there."""
         self._start = Step(0)
         self._void = Generation(0)
         """What a generation up to this one has not saved whole will never be: a member is gone."""
@@ -60,6 +61,8 @@ class CheckpointCommitter:
         self._newest: CheckpointInfo | None = None
         self._deletions: tuple[Term, Deletion] = (term, Deletion(run, term, clock))
 
+    # gathering
+
     def done(self, save: Save) -> bool:
         """Whether it is decided: whoever still speaks of it may forget it, and nobody before. A saved step needs no second save."""
         if save in self._done or save.step in self._steps or save.step < self._start:
@@ -71,7 +74,7 @@ class CheckpointCommitter:
 
     def begin_term(self, term: Term, start: Step, steps: Iterable[Step]) -> None:
         """The term goes on from `start`; `steps`: of which the lineage has checkpoints. What an earlier term had begun is of another line."""
-        self.term, self._start, self._steps = term, start, set(steps)
+        self._term, self._start, self._steps = term, start, set(steps)
         self._parts, self._whole, self._taken_over = {}, {}, {}
 
     def begins(self, save: Save) -> bool:
@@ -88,54 +91,70 @@ class CheckpointCommitter:
         self._taken_over[save] = self._clock.monotonic()
         return True
 
-    def take(self, part: CheckpointPart) -> bool:
-        """Keep a part; True when all of them are there: once, and then `commit` may be called."""
+    def take(self, part: CheckpointPart) -> None:
+        """Keep a part of a checkpoint that was begun, until all of them are there."""
         save = Save(part.step, part.generation)
         parts = self._parts.get(save)
         if parts is None:
-            return False
+            return
         parts[part.rank] = part
-        if len(parts) < part.world_size:
-            return False
-        self._whole[save] = list(self._parts.pop(save).values())
-        self._taken_over.pop(save, None)
-        return True
+        if len(parts) == part.world_size:
+            self._whole[save] = list(self._parts.pop(save).values())
+            self._taken_over.pop(save, None)
 
-    def commit(self, save: Save) -> None:
-        parts = self._whole.pop(save)
+    # committing
+
+    @property
+    def waiting(self) -> bool:
+        """A checkpoint is whole and waits for the rows of its steps."""
+        return bool(self._whole)
+
+    def commit_due(self, on_line: Callable[[Step, Generation], bool]) -> None:
+        """Commit what is whole and whose steps are recorded. `on_line`: whether training still goes on from a generation's step."""
+        for save in [save for save in self._whole if save.step <= self._recorder.progress.passed]:
+            if on_line(save.step, save.generation):
+                self._flush_then_commit(save)
+            else:
+                self.abandon(save, "its steps were rolled back")
+
+    def _flush_then_commit(self, save: Save) -> None:
+        self._recorder.flush(ledger=True)
+        self._commit(save)
+
+    def _commit(self, save: Save) -> None:
+        parts, term = self._whole.pop(save), self._term
         self._committing.add(save)
-        term, step = self.term, save.step
+        self._writer.submit(lambda: self._write(save, parts, term))
 
-        def write() -> None:
-            if step in self._steps:
-                self._decide(save, "", term)
-                return
-            try:
-                manifest = assemble(
-                    parts,
-                    run_id=self._run.run_id,
-                    term=term,
-                    global_batch_size=self._spec.config.trainer.global_batch_size,
-                    created_at=timestamp(self._clock.now()),
-                )
-                self._require(chunk.digest for chunk in manifest.chunks)
-                committed = commit_manifest(self._run, manifest)
-            except CheckpointAbandoned as error:
-                self._decide(save, str(error), term)
-                return
-            if not committed:
-                self._fenced()
-                return
-            self._newest = CheckpointInfo(Step(step), term)
-            self._steps.add(step)
+    def _write(self, save: Save, parts: list[CheckpointPart], term: Term) -> None:
+        """On the writer's thread."""
+        if save.step in self._steps:
             self._decide(save, "", term)
-
-        self._writer.submit(write)
+            return
+        try:
+            manifest = assemble(
+                parts,
+                run_id=self._run.run_id,
+                term=term,
+                global_batch_size=self._spec.config.trainer.global_batch_size,
+                created_at=timestamp(self._clock.now()),
+            )
+            self._require(chunk.digest for chunk in manifest.chunks)
+            committed = commit_manifest(self._run, manifest)
+        except CheckpointAbandoned as error:
+            self._decide(save, str(error), term)
+            return
+        if not committed:
+            self._inbox.put(HigherTermSeen())
+            return
+        self._newest = CheckpointInfo(save.step, term)
+        self._steps.add(save.step)
+        self._decide(save, "", term)
 
     def _decide(self, save: Save, failure: str, term: Term) -> None:
         self._done.add(save)
         self._committing.discard(save)
-        self._decided(save, failure, term)
+        self._inbox.put(CheckpointDecided(save.step, save.generation, term, failure))
 
     def _require(self, digests: Iterable[str]) -> None:
         """Every chunk is there: a deletion may have taken one that was stored again while it was being deleted."""
@@ -153,7 +172,7 @@ class CheckpointCommitter:
         if self._parts.pop(save, None) is not None or self._whole.pop(save, None) is not None:
             self._taken_over.pop(save, None)
             self._committing.add(save)
-            term = self.term
+            term = self._term
             self._writer.submit(lambda: self._decide(save, detail, term))
 
     def abandon_unfinished(self, up_to: Generation, detail: str) -> None:
@@ -165,8 +184,10 @@ class CheckpointCommitter:
     def abandon_overdue(self) -> None:
         """What was begun under an earlier controller, and whose parts do not come."""
         for save, since in list(self._taken_over.items()):
-            if self._clock.monotonic() - since > TAKEN_OVER_S:
+            if self._clock.monotonic() - since > self._timing.taken_over_s:
                 self.abandon(save, "a part that an earlier controller was to have does not come")
+
+    # letting go
 
     def retain(self) -> None:
         """Let go of what retention does not keep, by the two phases."""
@@ -184,15 +205,15 @@ class CheckpointCommitter:
 
     def _deletion(self) -> Deletion:
         # One for a term: it remembers by its own clock how long an entry has been in the trash.
-        if self._deletions[0] != self.term:
-            self._deletions = (self.term, Deletion(self._run, self.term, self._clock))
+        if self._deletions[0] != self._term:
+            self._deletions = (self._term, Deletion(self._run, self._term, self._clock))
         return self._deletions[1]
 
     def finish_deletion(self, poll_s: float) -> None:
         """After the end: see what is in the trash deleted, unless a later term takes over; bounded by three waits."""
         deletion = self._deletion()
         for _ in range(3):
-            if not self._run.names("trash") or self._run.highest_term() > self.term:
+            if not self._run.names("trash") or self._run.highest_term() > self._term:
                 return
             time.sleep(poll_s)
             deletion.collect()

@@ -1,7 +1,7 @@
-"""Who is given up, from heartbeats: the silent, the hung, a tie of all, and who was told to leave and does not answer.
+"""Who is evicted, from heartbeats: the silent, the hung, a tie of all, and who was told to leave and does not answer.
 
 Pure: times are handed in, as seconds of one monotonic clock, the controller's. Hung is not dead: a worker whose beats
-come is given up only for keeping others waiting, and where all wait for each other nobody is to blame.
+come is evicted only for keeping others waiting, and where all wait for each other nobody is to blame.
 
 Where this ends: a heartbeat is a sample, so that times are right to within its interval; members of which none waits
 (all of them read data that does not come) keep nobody waiting and are left alone; and a controller that itself never
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from launcher.core.types import Generation, Step, WorkerId
 
@@ -24,11 +23,13 @@ SLOW = frozenset({"saving", "evaluating"})
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    silence_s: float = 3.0
+    silence_s: float
+    """How long a worker may be silent; the longer of this and `silence_steps` steps."""
     silence_steps: float = 6.0
     building_s: float = 60.0
     """Silence that is allowed in a phase of BUILDING."""
-    hang_s: float = 60.0
+    hang_s: float
+    """How long a worker may keep the others waiting; the longer of this and `hang_steps` steps."""
     hang_steps: float = 20.0
     slow_factor: float = 10.0
     """Hangs take so many times longer to show in a phase of SLOW."""
@@ -46,18 +47,6 @@ class Beat:
     """The main thread is inside a collective: it waits for others."""
     busy_s: float
     phase: str
-
-    @classmethod
-    def from_json(cls, message: Any) -> Beat:
-        """Raises KeyError for a message that is no heartbeat."""
-        return cls(
-            generation=Generation(message["generation"]),
-            applied=Step(message["applied"]),
-            progress=message["progress"],
-            waiting=message["waiting"],
-            busy_s=message["busy_s"],
-            phase=message["phase"],
-        )
 
 
 @dataclass(frozen=True)
@@ -181,7 +170,7 @@ class Health:
             signs.asked_at = None
 
     def forget(self, worker: WorkerId) -> None:
-        """It ended, or was given up: nothing more is expected of it."""
+        """It ended, or was evicted: nothing more is expected of it."""
         self._signs.pop(worker, None)
         self._members -= {worker}
 

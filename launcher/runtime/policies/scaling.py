@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from launcher.config.schema import ElasticConfig
 from launcher.core.types import WorkerId
-from launcher.record.desired import WorkerBounds
-from launcher.runtime.policies.stragglers import Gain, MemberView, Straggler, estimate_gain, find_stragglers
+from launcher.runtime.policies.stragglers import Gain, Straggler, estimate_gain, find_stragglers
+from launcher.runtime.policies.views import GroupView, MemberView
 
 COALESCE_S = 10.0
 """How long the first ready worker waits for those that still warm up, so that they join in one change: one pause, not several."""
@@ -23,60 +23,6 @@ HOLD_LEAD_S = 10.0
 ASSUMED_PAUSE_S = 1.0
 """Of a change while none was measured: several times what is usual, so that the first is not made for a trifle."""
 NAMED = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpareView:
-    """A warm worker that is no member yet."""
-
-    worker: WorkerId
-    node: str
-    draining: bool = False
-    ready_since: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasuredCosts:
-    """Seconds, of the last of each kind; None: not measured yet."""
-
-    grow_s: float | None = None
-    shrink_s: float | None = None
-    warm_up_s: float | None = None
-    """What the members lost while newcomers warmed up beside them."""
-    save_s: float | None = None
-    """To save a worker's part of a checkpoint."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GroupView:
-    """All times are seconds of one monotonic clock."""
-
-    now: float
-    bounds: WorkerBounds
-    asked: bool = False
-    """A person's wish changed the bounds and is not carried out yet."""
-    members: tuple[MemberView, ...] = ()
-    """In the order of their ranks."""
-    ready: tuple[SpareView, ...] = ()
-    warming: tuple[WorkerId, ...] = ()
-    """Placed, not ready yet; oldest first."""
-    pending: tuple[WorkerId, ...] = ()
-    """Not placed yet: the standing offer; oldest first."""
-    step_s: float | None = None
-    """One step at the present size, smoothed."""
-    steps_left: int | None = None
-    costs: MeasuredCosts = field(default_factory=MeasuredCosts)
-    last_change_at: float | None = None
-    """When the last change that nobody asked for was made, losses and drains included."""
-    shards: int
-    """V: what the batch of one step is cut into."""
-    changing: bool = False
-    settling: bool = False
-    """A change is formed, and its first step is not done: what starts now would take processors from it."""
-    held: bool = False
-    """The group is below workers.min, holds its state and waits."""
-    no_offers: str = ""
-    """Why no more workers are to be offered; "": they are."""
 
 
 @dataclass(frozen=True)
@@ -134,37 +80,37 @@ class ScalingDecision:
     """The slowest first; told at every look as long as they are slow."""
 
 
-def decide(snapshot: GroupView, config: ElasticConfig) -> ScalingDecision:
-    if snapshot.changing:
+def decide(view: GroupView, config: ElasticConfig) -> ScalingDecision:
+    if view.changing:
         return ScalingDecision(membership=Noop("changing", "a change of the group is under way"))
-    stragglers = find_stragglers(snapshot.members, snapshot.now)
-    group = _Group(snapshot, config, stragglers)
+    stragglers = find_stragglers(view.members, view.now)
+    group = _Group(view, config, stragglers)
     membership = group.membership()
-    offer = None if snapshot.settling or isinstance(membership, Change | Hold) else group.offer()
+    offer = None if view.settling or isinstance(membership, Change | Hold) else group.offer()
     return ScalingDecision(cancel=group.cancel(), offer=offer, membership=membership, stragglers=stragglers)
 
 
 class _Group:
-    """A snapshot sorted into who stays, who goes and who could come."""
+    """A view of the group, sorted into who stays, who goes and who could come."""
 
-    def __init__(self, snapshot: GroupView, config: ElasticConfig, stragglers: Sequence[Straggler]) -> None:
-        bounds = snapshot.bounds
-        self.snapshot, self.config = snapshot, config
-        self.wanted = max(bounds.min, min(bounds.target, bounds.max, snapshot.shards))
-        self.staying = [member for member in snapshot.members if not member.draining]
-        self.draining = [member for member in snapshot.members if member.draining]
+    def __init__(self, view: GroupView, config: ElasticConfig, stragglers: Sequence[Straggler]) -> None:
+        bounds = view.bounds
+        self.view, self.config = view, config
+        self.wanted = max(bounds.min, min(bounds.target, bounds.max, view.shards))
+        self.staying = [member for member in view.members if not member.draining]
+        self.draining = [member for member in view.members if member.draining]
         self.slow = [straggler.worker for straggler in stragglers]
         self.evicting = self._evicting() if config.evict_stragglers else []
-        ready = sorted(snapshot.ready, key=lambda spare: (spare.ready_since, spare.worker))
+        ready = sorted(view.ready, key=lambda spare: (spare.ready_since, spare.worker))
         usable = [spare for spare in ready if not spare.draining]
         self.lost_spares = [spare.worker for spare in ready if spare.draining]
-        self.have = len(self.staying) - len(self.evicting) + len(usable) + len(snapshot.warming) + len(snapshot.pending)
-        newest_first = (*snapshot.pending[::-1], *snapshot.warming[::-1], *(spare.worker for spare in usable[::-1]))
+        self.have = len(self.staying) - len(self.evicting) + len(usable) + len(view.warming) + len(view.pending)
+        newest_first = (*view.pending[::-1], *view.warming[::-1], *(spare.worker for spare in usable[::-1]))
         self.surplus = newest_first[: max(0, self.have - self.wanted)]
         gone = set(self.surplus)
         self.ready = [spare for spare in usable if spare.worker not in gone]
-        self.warming = [worker for worker in snapshot.warming if worker not in gone]
-        self.pending = [worker for worker in snapshot.pending if worker not in gone]
+        self.warming = [worker for worker in view.warming if worker not in gone]
+        self.pending = [worker for worker in view.pending if worker not in gone]
 
     # offers
 
@@ -178,7 +124,7 @@ class _Group:
 
     def offer(self) -> Offer | None:
         count = self.wanted - self.have
-        if count <= 0 or self.snapshot.no_offers:
+        if count <= 0 or self.view.no_offers:
             return None
         going = len(self.draining) + len(self.evicting)
         leaving = f" ({going} more to be replaced)" if going else ""
@@ -191,7 +137,7 @@ class _Group:
     # membership
 
     def membership(self) -> Change | Hold | Noop:
-        if self.snapshot.held or not self.snapshot.members:
+        if self.view.held or not self.view.members:
             return self._assemble()
         if len(self.staying) > self.wanted:
             return self._shrink()
@@ -204,30 +150,30 @@ class _Group:
 
     def _assemble(self) -> Change | Noop:
         """The first generation, or the first after a hold: nothing trains, so there is no pause to pay for."""
-        staying, least = len(self.staying), self.snapshot.bounds.min
+        staying, least = len(self.staying), self.view.bounds.min
         if staying > self.wanted:
             return self._shrink()
         join = self._joiners(self.wanted - staying)
         size = staying + len(join)
         if size < least or not size:
-            offers = self.snapshot.no_offers or self._underway()
+            offers = self.view.no_offers or self._underway()
             return Noop("capacity", f"wait for capacity: {size} of at least {_workers(least)} ready; {offers}")
-        if not self.snapshot.held and (wait := self._coalesce(self.wanted)):
+        if not self.view.held and (wait := self._coalesce(self.wanted)):
             return wait
-        verb = "go on" if self.snapshot.held else "start"
+        verb = "go on" if self.view.held else "start"
         return Change(join, _ids(self.draining), f"{verb} with {_workers(size)}: at least {least} needed, {self.wanted} wanted")
 
     def _shrink(self) -> Change:
         chosen = self._least_harmful(len(self.staying) - self.wanted)
         leave = (*_ids(self.draining), *chosen)
-        reason = f"shrink from {len(self.snapshot.members)} to {_workers(self.wanted)}, the wanted size: without {_names(leave)}"
+        reason = f"shrink from {len(self.view.members)} to {_workers(self.wanted)}, the wanted size: without {_names(leave)}"
         return Change((), leave, reason)
 
     def _least_harmful(self, count: int) -> tuple[WorkerId, ...]:
         """Stragglers, then those that share their machine, then those alone on theirs; within each the highest ranks, rank 0 last of all."""
         by_worker = {member.worker: member for member in self.staying}
         chosen = [worker for worker in self.slow if worker in by_worker]
-        rank_0 = self.snapshot.members[0].worker
+        rank_0 = self.view.members[0].worker
         last = [rank_0] if rank_0 in by_worker and rank_0 not in chosen else []
         crowd = Counter(member.node for member in self.staying)
         crowd.subtract(by_worker[worker].node for worker in chosen)
@@ -245,7 +191,7 @@ class _Group:
 
     def _drain(self) -> Change | Hold | Noop:
         """All that drain leave in one change, with the ready ones in their places, as soon as enough remain; no gate, no cooldown."""
-        least = self.snapshot.bounds.min
+        least = self.view.bounds.min
         join = self._joiners(self.wanted - len(self.staying))
         if len(self.staying) + len(join) >= least:
             return self._let_go(self.draining, join)
@@ -253,7 +199,7 @@ class _Group:
         if not urgent:
             there = f"without them {len(self.staying)} of at least {_workers(least)} remain; {len(join)} ready, {self._underway()}"
             return Noop("capacity", f"draining {_names(_ids(self.draining))} train on until they are replaced: {there}")
-        rest = len(self.snapshot.members) - len(urgent)
+        rest = len(self.view.members) - len(urgent)
         join = self._joiners(self.wanted - rest)
         if rest + len(join) >= least:
             return self._let_go(urgent, join)
@@ -263,28 +209,28 @@ class _Group:
         )
 
     def _let_go(self, going: Sequence[MemberView], join: tuple[WorkerId, ...]) -> Change:
-        size = len(self.snapshot.members) - len(going) + len(join)
+        size = len(self.view.members) - len(going) + len(join)
         soonest = max(0.0, min(self._seconds_left(member) for member in going))
         replaced = f"; {_names(join)} join in their places" if join else ""
         reason = f"let {_names(_ids(going))} go, draining with {soonest:.0f} s to the deadline{replaced}; {_workers(size)} go on"
         return Change(join, _ids(going), reason)
 
     def _seconds_left(self, member: MemberView) -> float:
-        return 0.0 if member.leave_by is None else member.leave_by - self.snapshot.now
+        return 0.0 if member.leave_by is None else member.leave_by - self.view.now
 
     def _hold_lead(self) -> float:
-        return max(HOLD_LEAD_S, 2 * (self.snapshot.costs.save_s or 0.0)) + 2 * (self.snapshot.step_s or 0.0)
+        return max(HOLD_LEAD_S, 2 * (self.view.costs.save_s or 0.0)) + 2 * (self.view.step_s or 0.0)
 
     def _grow(self) -> Change | Noop:
-        now, bounds = len(self.staying), self.snapshot.bounds
+        now, bounds = len(self.staying), self.view.bounds
         room = self.wanted - now
         join = self._joiners(room)
         if not join:
             if room <= 0:
                 return Noop("settled", f"{_workers(now)} train, as wanted")
-            offers = self.snapshot.no_offers or self._underway()
+            offers = self.view.no_offers or self._underway()
             return Noop("capacity", f"{now} of {self.wanted} wanted workers train; {offers}")
-        asked = self.snapshot.asked or now < bounds.min
+        asked = self.view.asked or now < bounds.min
         if not asked and (wait := self._cool_down()):
             return wait
         if wait := self._coalesce(room):
@@ -296,11 +242,11 @@ class _Group:
 
     def _evict(self) -> Change | Noop | None:
         """Stragglers leave in one change with their replacement, or without one where even fewer workers are faster."""
-        if not self.evicting or self.snapshot.asked:
+        if not self.evicting or self.view.asked:
             return None
         join = self._joiners(self.wanted - len(self.staying) + len(self.evicting))
         size = len(self.staying) - len(self.evicting) + len(join)
-        if size < self.snapshot.bounds.min or not size or (not join and self.warming):
+        if size < self.view.bounds.min or not size or (not join and self.warming):
             return None
         if wait := self._cool_down():
             return wait
@@ -317,15 +263,15 @@ class _Group:
         return slow if gain is not None and gain.saved_s > self._cost_s(grow=True) else []
 
     def _cool_down(self) -> Noop | None:
-        last, distance = self.snapshot.last_change_at, self.config.cooldown_s
-        if last is None or self.snapshot.now - last >= distance:
+        last, distance = self.view.last_change_at, self.config.cooldown_s
+        if last is None or self.view.now - last >= distance:
             return None
         return Noop("cooldown", f"{len(self.ready)} ready; the last change is less than elastic.cooldown_s = {distance:g} s ago")
 
     def _coalesce(self, room: int) -> Noop | None:
         if not self.warming or not self.ready or len(self.ready) >= room:
             return None
-        if self.snapshot.now - self.ready[0].ready_since >= COALESCE_S:
+        if self.view.now - self.ready[0].ready_since >= COALESCE_S:
             return None
         waited = f"wait at most {COALESCE_S:g} s for {_workers(len(self.warming))} still starting"
         return Noop("coalescing", f"{len(self.ready)} ready {waited}, to join in one change")
@@ -336,11 +282,11 @@ class _Group:
         if gain is None:
             return Noop("gain", f"{staying}: how long a step takes at this size is not measured yet")
         if gain.share_then >= gain.share_now and not leave:
-            why = f"with {size} the largest share of a rank is {gain.share_then} of {self.snapshot.shards} shards as well, no step gets shorter"
+            why = f"with {size} the largest share of a rank is {gain.share_then} of {self.view.shards} shards as well, no step gets shorter"
             return Noop("gain", f"{staying}: {why}; {_names(join)} stand by")
         grow = bool(join)
         cost = self._cost_s(grow=grow)
-        shares = f"the largest share of a rank goes from {gain.share_now} to {gain.share_then} of {self.snapshot.shards} shards"
+        shares = f"the largest share of a rank goes from {gain.share_now} to {gain.share_then} of {self.view.shards} shards"
         balance = f"{shares}, which saves about {_s(gain.saved_s)} of the next {_s(gain.window_s)} and costs about {_s(cost)}"
         if gain.saved_s <= cost:
             return Noop("gain", f"{staying}: {balance}")
@@ -348,15 +294,15 @@ class _Group:
 
     def _cost_s(self, *, grow: bool) -> float:
         """The pause, and for newcomers the warm-up: spent already for this one, but the next standing offer spends it again."""
-        costs = self.snapshot.costs
+        costs = self.view.costs
         pause = costs.grow_s if grow else costs.shrink_s
         return (ASSUMED_PAUSE_S if pause is None else pause) + ((costs.warm_up_s or 0.0) if grow else 0.0)
 
     def _gain(self, size: int, leave: Collection[WorkerId]) -> Gain | None:
-        snapshot, window = self.snapshot, self.config.horizon_s
-        if snapshot.steps_left is not None and snapshot.step_s is not None:
-            window = min(window, snapshot.steps_left * snapshot.step_s)
-        return estimate_gain(snapshot.members, shards=snapshot.shards, size=size, leave=leave, step_s=snapshot.step_s, window_s=window)
+        view, window = self.view, self.config.horizon_s
+        if view.steps_left is not None and view.step_s is not None:
+            window = min(window, view.steps_left * view.step_s)
+        return estimate_gain(view.members, shards=view.shards, size=size, leave=leave, step_s=view.step_s, window_s=window)
 
 
 def _ids(members: Iterable[MemberView]) -> tuple[WorkerId, ...]:

@@ -10,26 +10,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from launcher.core.types import WorkerId
+from launcher.runtime.policies.views import MemberView
 
 STRAGGLER_RATIO = 1.5
 STRAGGLER_AGE_S = 10.0
 """Of a member's first steps nothing is concluded: its memory, caches and data workers are still cold."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MemberView:
-    """A worker of the present generation."""
-
-    worker: WorkerId
-    node: str
-    draining: bool = False
-    leave_by: float | None = None
-    """Of a draining worker, on the controller's monotonic clock; None: unknown, taken for now."""
-    busy_s: float | None = None
-    """Own computing of one step in this generation, smoothed, without waiting for others; None: not measured yet."""
-    joined_at: float
-    shards: int
-    """That it computes in one step."""
 
 
 @dataclass(frozen=True)

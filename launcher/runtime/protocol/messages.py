@@ -12,6 +12,7 @@ import msgspec
 
 from launcher.checkpoint.manifest import CheckpointPart
 from launcher.core.types import Generation, Step, Term, WorkerId
+from launcher.record.rows import MetricsRow
 from launcher.runtime.protocol.events import Outcome, WorkerState
 
 
@@ -295,7 +296,7 @@ class Row(Message, frozen=True, tag="row"):
 
     first: Step
     generation: Generation
-    row: dict[str, object]
+    row: MetricsRow
 
 
 class Evaluated(Message, frozen=True, tag="evaluated"):

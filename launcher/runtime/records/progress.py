@@ -1,28 +1,22 @@
-"""How far the run has come: rows of steps wait here until every member holds them; then they count."""
+"""How far the run has come: rows of steps wait here until every member holds them; then they count. Runs in the controller process."""
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
-from launcher.core.types import Generation, JsonObject, Step
+import msgspec
+
+from launcher.core.types import Step
 from launcher.jobspec.job import JobSpec
+from launcher.runtime.protocol.messages import Row
 from launcher.runtime.records.inheritance import Inheritance
 from launcher.tracking.metrics import goodput
 
 RECENT_ROWS = 5
-
-
-@dataclass(frozen=True)
-class StepRow:
-    """Metrics over the steps first..last, which one generation computed."""
-
-    first: int
-    last: int
-    generation: Generation
-    row: JsonObject
 
 
 @dataclass
@@ -32,11 +26,11 @@ class Progress:
     batch: int
     seconds: float
     """Spent in committed steps, of all terms."""
-    step: int
+    step: Step
     """Committed; what the ledger, the metrics and the status show."""
     train_loss: float | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
-    _waiting: deque[StepRow] = field(default_factory=deque)
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    _waiting: deque[Row] = field(default_factory=deque)
     _taken: int = 0
     _passed: int = 0
     _evaluated: int = -1
@@ -45,25 +39,29 @@ class Progress:
     @classmethod
     def after(cls, left: Inheritance, start: Step, spec: JobSpec) -> Progress:
         before = left.status
-        metrics = dict(before.metrics) if before else {}
-        loss = before.train_loss if before else None
-        batch = spec.config.trainer.global_batch_size
         return cls(
-            start=start, batch=batch, seconds=left.train_seconds, step=start, train_loss=loss, metrics=metrics, _taken=start, _passed=start
+            start=start,
+            batch=spec.config.trainer.global_batch_size,
+            seconds=left.train_seconds,
+            step=start,
+            train_loss=before.train_loss if before else None,
+            metrics=dict(before.metrics) if before else {},
+            _taken=start,
+            _passed=start,
         )
 
-    def take(self, message: Any) -> None:
+    def take(self, row: Row) -> None:
         """A row of applied steps, right after the one before; what was taken already is not taken twice, and where one is missing none is."""
-        row = StepRow(message["first"], int(message["row"]["step"]), message["generation"], message["row"])
-        if row.last > self._taken and row.first <= self._taken + 1:
-            self._waiting.append(replace(row, first=self._taken + 1))
-            self._taken = row.last
+        last = row.row.step
+        if last > self._taken and row.first <= self._taken + 1:
+            self._waiting.append(msgspec.structs.replace(row, first=Step(self._taken + 1)))
+            self._taken = last
 
-    def restart(self, step: int) -> None:
+    def restart(self, step: Step) -> None:
         """A new generation goes on from `step`: what an earlier one applied beyond it, and nobody holds any more, was never committed."""
-        while self._waiting and self._waiting[-1].last > step:
+        while self._waiting and self._waiting[-1].row.step > step:
             self._waiting.pop()
-        self._taken = self._waiting[-1].last if self._waiting else self._passed
+        self._taken = self._waiting[-1].row.step if self._waiting else self._passed
 
     @property
     def passed(self) -> int:
@@ -74,18 +72,18 @@ class Progress:
         """Whether committed steps wait for their rows longer than `most` steps: they have to be asked for."""
         return step - self._taken > most
 
-    def committed(self, step: int) -> list[StepRow]:
+    def committed(self, step: Step) -> list[Row]:
         """The rows that are committed now that every member holds `step`."""
         done = []
-        while self._waiting and self._waiting[0].last <= step:
+        while self._waiting and self._waiting[0].row.step <= step:
             row = self._waiting.popleft()
-            self._passed = row.last
+            self._passed = row.row.step
             self._count(row)
             done.append(row)
         self.step = max(self.step, step)
         return done
 
-    def evaluated(self, step: int, metrics: dict[str, float]) -> bool:
+    def evaluated(self, step: Step, metrics: Mapping[str, float | None]) -> bool:
         """False when this evaluation is known already."""
         if step <= self._evaluated:
             return False
@@ -93,14 +91,11 @@ class Progress:
         self.metrics = dict(metrics)
         return True
 
-    def _count(self, taken: StepRow) -> None:
-        row = taken.row
-        steps, seconds = taken.last - taken.first + 1, row.get("seconds")
-        if isinstance(seconds, float):
-            self.seconds += seconds
-            self._recent.append((steps, seconds))
-        loss = row.get("loss")
-        self.train_loss = loss if isinstance(loss, float) else self.train_loss
+    def _count(self, row: Row) -> None:
+        self.seconds += row.row.seconds
+        self._recent.append((row.row.step - row.first + 1, row.row.seconds))
+        loss = row.row.loss
+        self.train_loss = loss if loss is not None and math.isfinite(loss) else self.train_loss
 
     @property
     def samples_per_s(self) -> float | None:
@@ -109,5 +104,6 @@ class Progress:
         return round(steps * self.batch / seconds, 1) if seconds > 0 else None
 
     def goodput(self, submitted_at: str, now: datetime) -> float | None:
+        """Time in committed steps / time since the submit (ISO 8601), between 0 and 1."""
         share = goodput(self.seconds, (now - datetime.fromisoformat(submitted_at)).total_seconds())
         return round(share, 4) if share is not None else None

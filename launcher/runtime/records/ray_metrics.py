@@ -1,4 +1,4 @@
-"""The run's figures as Ray metrics, so that they stand beside Ray's own in Prometheus and its dashboards."""
+"""The run's figures as Ray metrics, so that they stand beside Ray's own in Prometheus and its dashboards. Runs in the controller process."""
 
 from __future__ import annotations
 
@@ -17,18 +17,16 @@ FIGURES = {
 }
 
 
-class RayMetrics:
-    @staticmethod
-    def show(status: RunStatus) -> None:
-        """Set every figure that is known; does nothing where Ray is not connected."""
-        import ray
+def show(status: RunStatus) -> None:
+    """Set every figure that is known; does nothing where Ray is not connected."""
+    import ray
 
-        if not ray.is_initialized():
-            return
-        for figure in FIGURES:
-            value = getattr(status, figure.removeprefix("launcher_"))
-            if value is not None:
-                _gauge(figure).set(float(value), tags={"run_id": status.run_id, "run": status.name})
+    if not ray.is_initialized():
+        return
+    for figure in FIGURES:
+        value = getattr(status, figure.removeprefix("launcher_"))
+        if value is not None:
+            _gauge(figure).set(float(value), tags={"run_id": status.run_id, "run": status.name})
 
 
 @cache

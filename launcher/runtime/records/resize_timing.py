@@ -1,21 +1,22 @@
-"""How long a change of the group took, step by step: detect, agree, form, move the state, first step; and the pause that it cost. Pure."""
+"""How long a change of the group took, part by part: detect, agree, form, move the state, first step; and the pause that it cost. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
-from launcher.core.types import Generation, JsonObject, Step, WorkerId
+from launcher.core.types import Generation, Step, WorkerId
+from launcher.record.members import ResizeFacts
+from launcher.runtime.protocol.messages import Formed
 
 
 @dataclass(kw_only=True)
 class ResizeTiming:
-    """One change, from the wish or the fault to the first step of the new generation. Moments are the controller's monotonic seconds."""
+    """One change, from the request or the fault to the first step of the new generation. Moments are the controller's monotonic seconds."""
 
     cause: str
     reason: str
     begun_at: float
-    """When it was wished, or noticed."""
+    """When it was asked for, or noticed."""
     before: tuple[WorkerId, ...]
     detect_s: float | None = None
     """From the last sign of life of the one who was lost to the notice."""
@@ -37,10 +38,11 @@ class ResizeTiming:
     def committed(self, generation: Generation, now: float) -> None:
         self.generation, self.committed_at = generation, now
 
-    def formed_by(self, worker: WorkerId, message: Any) -> None:
-        for place, key in ((self.connect_s, "connect_s"), (self.move_s, "move_s"), (self.pause_s, "pause_s")):
-            if message.get(key) is not None:
-                place[worker] = float(message[key])
+    def formed_by(self, worker: WorkerId, formed: Formed) -> None:
+        """What a worker says of its own part."""
+        for place, seconds in ((self.connect_s, formed.connect_s), (self.move_s, formed.move_s), (self.pause_s, formed.pause_s)):
+            if seconds is not None:
+                place[worker] = seconds
 
     def formed(self, generation: Generation, after: tuple[WorkerId, ...], step: Step, now: float, *, hold: bool) -> None:
         self.generation, self.after, self.step, self.formed_at, self.hold = generation, after, step, now, hold
@@ -60,30 +62,31 @@ class ResizeTiming:
             self.first_at = self._last_first_at
         return self.hold or self.first_at is not None
 
-    def facts(self) -> JsonObject:
-        """For the event and the status; null: not known, or there was none."""
+    @property
+    def worst_pause_s(self) -> float | None:
+        """Of the survivors; None where nobody said it."""
+        return max((pause for worker, pause in self.pause_s.items() if worker in self.before), default=None)
+
+    def facts(self) -> ResizeFacts:
         form_s = max(self.connect_s.values(), default=None)
         agree_s = self.committed_at - self.begun_at if self.committed_at is not None else None
-        survivors = [pause for worker, pause in self.pause_s.items() if worker in self.before]
         end = self.first_at if self.first_at is not None else self.formed_at if self.hold else None
-        return {
-            "cause": self.cause,
-            "reason": self.reason,
-            "from_size": len(self.before),
-            "to_size": len(self.after),
-            "generation": self.generation,
-            "step": self.step,
-            "detect_s": _rounded(self.detect_s),
-            "agree_s": _rounded(max(0.0, agree_s - (form_s or 0.0)) if agree_s is not None else None),
-            "form_s": _rounded(form_s),
-            "move_s": _rounded(max(self.move_s.values(), default=None)),
-            "first_step_s": _rounded(self.first_at - self.formed_at if self.first_at is not None and self.formed_at is not None else None),
-            "total_s": _rounded(end - self.begun_at + (self.detect_s or 0.0) if end is not None else None),
-            "pause_s": _rounded(max(survivors, default=None)),
-            "slowdown": _rounded(self.slowdown),
-            "joined": [worker for worker in self.after if worker not in self.before],
-            "left": [worker for worker in self.before if worker not in self.after],
-        }
+        return ResizeFacts(
+            cause=self.cause,
+            reason=self.reason,
+            from_size=len(self.before),
+            to_size=len(self.after),
+            detect_s=_rounded(self.detect_s),
+            agree_s=_rounded(max(0.0, agree_s - (form_s or 0.0)) if agree_s is not None else None),
+            form_s=_rounded(form_s),
+            move_s=_rounded(max(self.move_s.values(), default=None)),
+            first_step_s=_rounded(self.first_at - self.formed_at if self.first_at is not None and self.formed_at is not None else None),
+            total_s=_rounded(end - self.begun_at + (self.detect_s or 0.0) if end is not None else None),
+            pause_s=_rounded(self.worst_pause_s),
+            slowdown=_rounded(self.slowdown),
+            joined=tuple(worker for worker in self.after if worker not in self.before),
+            left=tuple(worker for worker in self.before if worker not in self.after),
+        )
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -1,16 +1,18 @@
-"""What a term's training amounts to: rows of committed steps to ledger, metrics and tracker; nothing that is only applied."""
+"""What a term's training amounts to: committed steps to ledger, metrics and tracker; nothing that is only applied. Runs in the controller process."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from launcher.core.clock import Clock, timestamp
 from launcher.core.store import is_local, local_path
-from launcher.core.types import JsonObject, Step, Term
+from launcher.core.types import Generation, Step, Term
 from launcher.jobspec.job import JobSpec
+from launcher.record.events import Event, Tracking
+from launcher.record.rows import EvaluationRow, LogLine, encode_row
 from launcher.record.run_store import RunStore
+from launcher.runtime.protocol.messages import Evaluated
 from launcher.runtime.records.event_log import EventLog
 from launcher.runtime.records.inheritance import Inheritance
 from launcher.runtime.records.progress import Progress
@@ -19,39 +21,60 @@ from launcher.tracking.sinks import Tracker, open_tracker
 
 
 class RunRecorder:
-    def __init__(self, run: RunStore, spec: JobSpec, writer: StoreWriter, clock: Clock, state_folder: Path) -> None:
+    def __init__(
+        self,
+        run: RunStore,
+        spec: JobSpec,
+        writer: StoreWriter,
+        clock: Clock,
+        term: Term,
+        left: Inheritance,
+        *,
+        state_folder: Path,
+        durable: Callable[[Step], None],
+    ) -> None:
+        """`durable` is told, on the writer's thread, through which step the store has ledger and metrics."""
         self._run, self._spec, self._writer, self._clock = run, spec, writer, clock
-        self._state_folder = state_folder
+        self._state_folder, self._durable = state_folder, durable
         self._tracker: Tracker | None = None
-        self.recorder: EventLog
-        self.progress = Progress(start=Step(0), batch=0, seconds=0.0, step=0)
+        self._log = self._new_log(term)
+        self.progress = Progress.after(left, left.recorded, spec)
+        self.generation = Generation(max(left.generation, left.status.generation if left.status is not None else 0))
+        """The newest that was formed."""
 
-    def open(self, term: Term, left: Inheritance, start: Step) -> None:
-        """Begin a term's books, after the step that earlier terms have recorded."""
-        self.recorder = EventLog(self._run, term, self._writer, self._clock)
+    def begin_term(self, term: Term, left: Inheritance, start: Step) -> None:
+        """Begin a term's records, after the step that earlier terms have recorded."""
+        self._log = self._new_log(term)
         self.progress = Progress.after(left, start, self._spec)
 
-    def event(self, kind: str, *, generation: int, **facts: object) -> None:
-        self.recorder.event(kind, step=self.progress.step, generation=generation, **facts)
+    def _new_log(self, term: Term) -> EventLog:
+        return EventLog(self._run, term, self._writer, self._clock, batch=self._spec.config.trainer.global_batch_size)
+
+    def event(self, event: Event) -> None:
+        self._log.event(event, step=self.progress.step, generation=self.generation)
+
+    def line(self, line: LogLine) -> None:
+        self._log.line(line)
 
     def commit(self, step: Step) -> None:
         """Every member holds this step: pass on the rows through it."""
         for done in self.progress.committed(step):
-            self.recorder.steps(done.row, first=done.first, generation=done.generation, batch=self._spec.config.trainer.global_batch_size)
-            self._track(done.last, done.row)
+            self._log.steps(done.row, first=done.first, generation=done.generation)
+            row = encode_row(done.row)
+            self._track(done.row.step, {name: value for name, value in row.items() if name not in ("step", "time")})
 
-    def evaluated(self, message: Any) -> bool:
+    def evaluated(self, evaluated: Evaluated) -> bool:
         """False when this evaluation is known already."""
-        if not self.progress.evaluated(message["step"], message["metrics"]):
+        if not self.progress.evaluated(evaluated.step, evaluated.metrics):
             return False
-        figures = {f"eval_{name}": value for name, value in message["metrics"].items()}
-        row: JsonObject = {"step": message["step"], "time": timestamp(self._clock.now()), **figures}
-        self.recorder.row(row)
-        self._track(message["step"], row)
+        figures = {f"eval_{name}": value for name, value in evaluated.metrics.items()}
+        self._log.evaluation(EvaluationRow(step=evaluated.step, time=timestamp(self._clock.now()), values=figures))
+        self._track(evaluated.step, figures)
         return True
 
-    def flush(self, *, ledger: bool, durable: Callable[[int], None] | None = None) -> None:
-        self.recorder.flush(ledger=ledger, durable=durable)
+    def flush(self, *, ledger: bool) -> None:
+        """Hand what is pending to the writer; `ledger`: also steps and metrics."""
+        self._log.flush(ledger=ledger, durable=self._durable)
 
     # the tracker
 
@@ -63,7 +86,12 @@ class RunRecorder:
             self._tracker = open_tracker(self._spec, folder)
             self._tracker.start()
 
-    def reports(self) -> list[JsonObject]:
+    @property
+    def tracking(self) -> bool:
+        """Whether a step of this run was seen to be committed."""
+        return self._tracker is not None
+
+    def reports(self) -> list[Tracking]:
         """What the tracker has to say of itself."""
         return list(self._tracker.reports()) if self._tracker is not None else []
 
@@ -71,6 +99,6 @@ class RunRecorder:
         if self._tracker is not None:
             self._tracker.finish(exit_code)
 
-    def _track(self, step: int, row: JsonObject) -> None:
+    def _track(self, step: Step, figures: Mapping[str, object]) -> None:
         if self._tracker is not None:
-            self._tracker.metrics(step, {key: value for key, value in row.items() if key not in ("step", "time")})
+            self._tracker.metrics(step, figures)

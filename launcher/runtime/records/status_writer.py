@@ -1,98 +1,116 @@
-"""The status document of a run, as its controller writes it."""
+"""The status document of a run, as its controller writes it. Runs in the controller process."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+
+import msgspec
 
 from launcher.checkpoint.catalog import CheckpointInfo
 from launcher.core.clock import Clock, timestamp
-from launcher.core.types import JsonObject, Step, Term
+from launcher.core.types import Generation, JsonObject, Step, Term, WorkerId
 from launcher.jobspec.job import JobSpec
 from launcher.record.desired import WorkerBounds
+from launcher.record.members import Member, ResizeFacts
 from launcher.record.run_store import STATUS_INTERVAL_S, RunStore
 from launcher.record.status import CheckpointRef, JobState, RunStatus
-from launcher.runtime.protocol.coordinator import End
+from launcher.runtime.protocol.events import End
+from launcher.runtime.protocol.messages import Job
 from launcher.runtime.records.inheritance import Inheritance
 from launcher.runtime.records.progress import Progress
-from launcher.runtime.records.ray_metrics import RayMetrics
 from launcher.runtime.records.store_writer import StoreWriter
 
 
-@dataclass
 class StatusWriter:
-    """What is shown beside progress and membership; `due` is when it has to be written again, in monotonic seconds."""
+    """What is shown beside progress and membership."""
 
-    run: RunStore
-    clock: Clock
-    spec: JobSpec
-    state: JobState = JobState.STARTING
-    reason: str = "starting Ray"
-    device: str = ""
-    dashboard: str = ""
-    total_steps: int | None = None
-    data_size: int = 0
-    checkpoint: CheckpointInfo | None = None
-    steps_lost: int = 0
-    changes: int = 0
-    last_change: JsonObject | None = None
-    waiting_for: str = ""
-    draining: tuple[str, ...] = ()
-    stragglers: tuple[str, ...] = ()
-    due: float = 0.0
-    _sequence: int = field(default=0)
-
-    def inherit(self, left: Inheritance) -> None:
-        """Go on from what earlier terms showed."""
+    def __init__(
+        self, run: RunStore, clock: Clock, spec: JobSpec, writer: StoreWriter, left: Inheritance, show: Callable[[RunStatus], None]
+    ) -> None:
+        """`show` is handed every status that is written, for figures elsewhere."""
+        self._run, self._clock, self._spec, self._writer, self._show = run, clock, spec, writer, show
+        self._state, self._reason = JobState.STARTING, "starting Ray"
+        self._job = Job(device="", total_steps=None, data_size=0)
+        self.dashboard = ""
+        """Address of the Ray dashboard."""
+        self.checkpoint: CheckpointInfo | None = None
+        """The newest that is committed."""
+        self.steps_lost = 0
+        self.changes = 0
+        """Of the group, in this run."""
+        self.waiting_for = ""
+        """The capacity that is missing for the wanted size, in words."""
+        self.draining: tuple[WorkerId, ...] = ()
+        self.stragglers: tuple[WorkerId, ...] = ()
+        self._last_change: JsonObject | None = None
+        self._due = 0.0
+        self._sequence = 0
         before = left.status
+        self._started_at = before.started_at if before is not None and before.started_at else spec.submitted_at
         if before is not None:
-            self.total_steps, self.changes, self.last_change = before.total_steps, before.changes, before.last_change
-            self.steps_lost = before.steps_lost
+            self._job = msgspec.structs.replace(self._job, total_steps=before.total_steps)
+            self.steps_lost, self.changes, self._last_change = before.steps_lost, before.changes, before.last_change
 
-    def say(self, state: JobState, reason: str) -> None:
-        if (state, reason) != (self.state, self.reason):
-            self.state, self.reason, self.due = state, reason, 0.0
+    @property
+    def total_steps(self) -> int | None:
+        return self._job.total_steps
 
-    def told(self, change: JsonObject) -> None:
-        """A change of the group is complete; its facts are those of the event `resized`."""
-        self.last_change = {**change, "at": timestamp(self.clock.now())}
-        self.due = 0.0
+    def soon(self) -> None:
+        """What is shown has changed: write it at the next look."""
+        self._due = 0.0
+
+    def due(self, now: float) -> bool:
+        """Whether it has to be written again; `now` in monotonic seconds."""
+        return now >= self._due
+
+    def set_state(self, state: JobState, reason: str) -> None:
+        if (state, reason) != (self._state, self._reason):
+            self._state, self._reason = state, reason
+            self.soon()
+
+    def know_job(self, job: Job) -> None:
+        """What a worker found when it built the job."""
+        self._job = job
+
+    def resized(self, facts: ResizeFacts, generation: Generation | None, step: Step | None) -> None:
+        """A change of the group is complete."""
+        change: JsonObject = msgspec.to_builtins(facts)
+        self._last_change = {**change, "generation": generation, "step": step, "at": timestamp(self._clock.now())}
+        self.soon()
 
     def end(self, end: End) -> None:
-        self.state, self.reason = end.state, end.reason
+        self._state, self._reason = end.state, end.reason
         self.waiting_for, self.draining, self.stragglers = "", (), ()
 
     def write(
         self,
-        writer: StoreWriter,
         term: Term,
         *,
-        left: Inheritance,
         progress: Progress,
         bounds: WorkerBounds,
-        generation: int,
-        members: list[JsonObject],
+        generation: Generation,
+        members: Sequence[Member],
         end: End | None,
     ) -> None:
-        config, before = self.spec.config, left.status
-        moment = timestamp(self.clock.now())
-        batch = config.trainer.global_batch_size
+        moment = timestamp(self._clock.now())
+        batch = self._spec.config.trainer.global_batch_size
         self._sequence += 1
-        self.due = self.clock.monotonic() + STATUS_INTERVAL_S
+        self._due = self._clock.monotonic() + STATUS_INTERVAL_S
         status = RunStatus(
-            run_id=self.run.run_id,
-            name=self.spec.name,
-            state=self.state,
-            reason=self.reason,
+            run_id=self._run.run_id,
+            name=self._spec.name,
+            state=self._state,
+            reason=self._reason,
             step=progress.step,
-            total_steps=self.total_steps,
-            epoch=round(progress.step * batch / self.data_size, 3) if self.data_size else 0.0,
+            total_steps=self._job.total_steps,
+            epoch=round(progress.step * batch / self._job.data_size, 3) if self._job.data_size else 0.0,
             term=term,
             generation=generation,
             world_size=len(members),
             workers=bounds,
-            members=tuple(members),
+            members=tuple(msgspec.to_builtins(member) for member in members),
             changes=self.changes,
-            last_change=self.last_change,
+            last_change=self._last_change,
             waiting_for=self.waiting_for,
             draining=self.draining,
             stragglers=self.stragglers,
@@ -101,21 +119,21 @@ class StatusWriter:
             train_loss=progress.train_loss,
             metrics=progress.metrics,
             samples_per_s=progress.samples_per_s,
-            goodput=progress.goodput(self.spec.submitted_at, self.clock.now()),
+            goodput=progress.goodput(self._spec.submitted_at, self._clock.now()),
             checkpoint=self._checkpoint_ref(),
-            device=self.device,
+            device=self._job.device,
             dashboard=self.dashboard,
-            submitted_at=self.spec.submitted_at,
-            started_at=before.started_at if before and before.started_at else self.spec.submitted_at,
-            ended_at=moment if self.state.terminal else None,
+            submitted_at=self._spec.submitted_at,
+            started_at=self._started_at,
+            ended_at=moment if self._state.terminal else None,
             updated_at=moment,
             sequence=self._sequence,
-            exit_code=int(end.exit_code) if end is not None and self.state.terminal else None,
+            exit_code=int(end.exit_code) if end is not None and self._state.terminal else None,
         )
-        writer.submit(lambda: self.run.put_status(term, status.to_json()))
-        RayMetrics.show(status)
+        self._writer.submit(lambda: self._run.put_status(term, status.to_json()))
+        self._show(status)
 
     def _checkpoint_ref(self) -> CheckpointRef | None:
         if self.checkpoint is None:
             return None
-        return CheckpointRef(step=Step(self.checkpoint.step), uri=f"{self.run.uri}/{self.checkpoint.key}")
+        return CheckpointRef(step=Step(self.checkpoint.step), uri=f"{self._run.uri}/{self.checkpoint.key}")

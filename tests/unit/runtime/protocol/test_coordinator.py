@@ -8,6 +8,7 @@ from launcher.core.exit_codes import ExitCode
 from launcher.core.types import Generation, Step, Term, WorkerId
 from launcher.record.status import STATES, JobState
 from launcher.runtime.protocol import events as m
+from launcher.runtime.protocol import recovery
 from launcher.runtime.protocol.coordinator import Coordinator
 from launcher.runtime.protocol.events import Outcome
 from launcher.runtime.protocol.group import Phase
