@@ -6,7 +6,7 @@ its type is refused as a whole (MessageInvalid): whoever receives checks once, h
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeVar
 
 import msgspec
 
@@ -388,6 +388,7 @@ ToController = (
     | GetKey
 )
 
+_Union = TypeVar("_Union")
 _TO_WORKER: msgspec.json.Decoder[ToWorker] = msgspec.json.Decoder(ToWorker)
 _TO_CONTROLLER: msgspec.json.Decoder[ToController] = msgspec.json.Decoder(ToController)
 
@@ -407,8 +408,8 @@ def decode_to_controller(data: bytes) -> ToController:
     return _decoded(_TO_CONTROLLER, data)
 
 
-def _decoded(decoder: Any, data: bytes) -> Any:
+def _decoded(decoder: msgspec.json.Decoder[_Union], data: bytes) -> _Union:
     try:
         return decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MessageInvalid(str(error)) from error

@@ -1,74 +1,57 @@
-"""The connection between controller and worker: authenticated by the term's secret, JSON in frames, a heartbeat within.
+"""The controller's end of the connections to its workers. Runs in the controller, on one thread with all connections.
 
-A frame is a length of 4 bytes, big-endian, and that many bytes of UTF-8 JSON. Before the first frame each side proves
-that it knows the secret (HMAC-SHA256 over both sides' 32 random bytes, after RFC 2104), so that nobody else on the
-network joins; the content is not encrypted.
+The memory of who is evicted is kept here: whose connection ended, or was dropped, has lost its place for good. When it connects again,
+it is told so and let in no more.
 
-The guarantee ends where both processes live and the network in between is cut without closing the connection: then only
-the missing heartbeat tells.
+The guarantee ends where both processes live and the network between them is cut without closing the connection: then only the
+heartbeats that do not come tell of it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import hmac
-import json
-import queue
 import secrets
 import socket
-import struct
 import threading
-import time
-import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
-from launcher.core.types import JsonObject, WorkerId
+from launcher.core.types import WorkerId
+from launcher.runtime.protocol.messages import Evicted, Hello, Kept, MessageInvalid, ToController, ToWorker, decode_to_controller
+from launcher.runtime.transport.frames import CONTROLLER, NONCE_BYTES, PROOF_BYTES, WORKER, check_proof, framed, proof, read_frame
 
-BEAT_S = 0.5
-UNACKNOWLEDGED_S = 30
-LARGEST_FRAME = 256 * 1024 * 1024
-_LENGTH = struct.Struct("!I")
-_NONCE = 32
-_ENCODER = json.JSONEncoder(separators=(",", ":"))
+INTRODUCTION_S = 10.0
+"""So long somebody who connects may take to prove itself and say who it is."""
 
 
-class AuthenticationFailed(ConnectionError):
-    """The other side does not know the secret."""
-
-
-def _frame(message: JsonObject) -> bytes:
-    body = _ENCODER.encode(message).encode()
-    return _LENGTH.pack(len(body)) + body
-
-
-def _proof(secret: bytes, who: bytes, first: bytes, second: bytes) -> bytes:
-    return hmac.new(secret, who + first + second, hashlib.sha256).digest()
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Received:
-    """What the controller hears: a message of a worker, or None when its connection is gone."""
-
     worker: WorkerId
-    message: JsonObject | None
+    message: ToController
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """A connection ended, other than by `drop`; the worker is not heard again."""
+
+    worker: WorkerId | None
+    """None: it knew the secret, but did not say who it is."""
+    invalid: str = ""
+    """What was wrong with a frame, where the connection was closed because of it."""
 
 
 class MessageServer:
-    """The controller's side: one thread with all connections; events go to `heard`, called on that thread."""
+    """`received` gets every event, in order, on this object's thread."""
 
-    def __init__(self, secret: bytes, heard: Callable[[Received], None], *, host: str) -> None:
+    def __init__(self, secret: bytes, received: Callable[[Received | Disconnected], None], *, host: str) -> None:
         self._secret = secret
-        self._heard = heard
+        self._received = received
         self._host = host
         self._loop = asyncio.new_event_loop()
         self._writers: dict[WorkerId, asyncio.StreamWriter] = {}
-        self._gone: set[WorkerId] = set()
-        """Their connection ended, so their place was given up: who comes back is told so."""
-        self._thread = threading.Thread(target=self._loop.run_forever, name="link", daemon=True)
+        self._evicted: set[WorkerId] = set()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="message-server", daemon=True)
 
     def start(self) -> tuple[str, int]:
         """Listen; gives the address that workers are told. Raises OSError when no port is free."""
@@ -76,24 +59,24 @@ class MessageServer:
         server = asyncio.run_coroutine_threadsafe(asyncio.start_server(self._serve, self._host, 0), self._loop).result(timeout=10)
         return self._host, server.sockets[0].getsockname()[1]
 
-    def send(self, worker: WorkerId, message: JsonObject) -> None:
+    def send(self, worker: WorkerId, message: ToWorker) -> None:
         """Hand a message over; a worker that is not connected misses it (its loss is an event of its own)."""
-        data = _frame(message)
-        self._loop.call_soon_threadsafe(self._write, worker, data)
+        self._loop.call_soon_threadsafe(self._write, worker, framed(message))
 
-    def send_all(self, messages: Iterable[tuple[WorkerId, JsonObject]]) -> None:
-        """As `send`, for many at once: a message that several get is put into words once, and the link's thread is woken once."""
+    def send_all(self, messages: Iterable[tuple[WorkerId, ToWorker]]) -> None:
+        """As `send`, for many: one object that several get in a row is encoded once, and the thread is woken once."""
         frames: list[tuple[WorkerId, bytes]] = []
-        last: JsonObject | None = None
+        last: ToWorker | None = None
         data = b""
         for worker, message in messages:
             if message is not last:
-                last, data = message, _frame(message)
+                last, data = message, framed(message)
             frames.append((worker, data))
-        self._loop.call_soon_threadsafe(self._write_all, frames)
+        if frames:
+            self._loop.call_soon_threadsafe(self._write_all, frames)
 
     def drop(self, worker: WorkerId) -> None:
-        """End a worker's connection; it is not heard again, and told that it was given up when it comes back."""
+        """End a worker's connection: it is not heard again, and when it comes back it is told that it was evicted."""
         self._loop.call_soon_threadsafe(self._close, worker)
 
     def stop(self) -> None:
@@ -103,6 +86,8 @@ class MessageServer:
         asyncio.run_coroutine_threadsafe(self._shut(), self._loop).result(timeout=5)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=5)
+
+    # on the server's thread
 
     def _write(self, worker: WorkerId, data: bytes) -> None:
         writer = self._writers.get(worker)
@@ -114,7 +99,7 @@ class MessageServer:
             self._write(worker, data)
 
     def _close(self, worker: WorkerId) -> None:
-        self._gone.add(worker)
+        self._evicted.add(worker)
         writer = self._writers.pop(worker, None)
         if writer is not None:
             writer.transport.abort()  # a peer that reads nothing must not keep it open
@@ -128,160 +113,47 @@ class MessageServer:
             writer.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection, from its first byte to its end."""
         worker: WorkerId | None = None
+        invalid = ""
         try:
-            hello = await asyncio.wait_for(self._admit(reader, writer), timeout=10)
-            name = WorkerId(str(hello["worker"]))
-            if name in self._gone or hello.get("asks"):
-                writer.write(_frame({"kind": "evicted" if name in self._gone else "kept"}))
+            hello = await asyncio.wait_for(self._introduced(reader, writer), timeout=INTRODUCTION_S)
+            if hello.worker in self._evicted or hello.asks:
+                writer.write(framed(Evicted() if hello.worker in self._evicted else Kept()))
                 await writer.drain()
                 return
-            worker = name
-            sock = writer.get_extra_info("socket")
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            replaced = self._writers.get(worker)
-            self._writers[worker] = writer
-            if replaced is not None:
-                replaced.close()
+            worker = hello.worker
+            self._take_in(worker, writer)
             while True:
-                self._heard(Received(worker, await _receive(reader)))
-        except (OSError, EOFError, TimeoutError, AuthenticationFailed, ValueError):
+                self._received(Received(worker, decode_to_controller(await read_frame(reader))))
+        except MessageInvalid as error:
+            invalid = str(error)
+        except (OSError, EOFError, TimeoutError):
             pass
         finally:
             writer.close()
-            if worker is not None and self._writers.get(worker) is writer:
+            if worker is None and invalid:
+                self._received(Disconnected(None, invalid))
+            elif worker is not None and self._writers.get(worker) is writer:
                 del self._writers[worker]
-                self._gone.add(worker)
-                self._heard(Received(worker, None))
+                self._evicted.add(worker)
+                self._received(Disconnected(worker, invalid))
 
-    async def _admit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> JsonObject:
-        mine = secrets.token_bytes(_NONCE)
-        writer.write(mine)
-        theirs = await reader.readexactly(_NONCE)
-        proof = await reader.readexactly(hashlib.sha256().digest_size)
-        if not hmac.compare_digest(proof, _proof(self._secret, b"worker", mine, theirs)):
-            raise AuthenticationFailed("a connection did not know the secret")
-        writer.write(_proof(self._secret, b"controller", theirs, mine))
-        return await _receive(reader)
+    async def _introduced(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Hello:
+        """Raises AuthenticationFailed, and MessageInvalid for a first message that is no introduction."""
+        own = secrets.token_bytes(NONCE_BYTES)
+        writer.write(own)
+        theirs = await reader.readexactly(NONCE_BYTES)
+        check_proof(await reader.readexactly(PROOF_BYTES), self._secret, WORKER, own, theirs)
+        writer.write(proof(self._secret, CONTROLLER, theirs, own))
+        hello = decode_to_controller(await read_frame(reader))
+        if not isinstance(hello, Hello):
+            raise MessageInvalid(f"the first message is {type(hello).__name__}, not Hello")
+        return hello
 
-
-async def _receive(reader: asyncio.StreamReader) -> JsonObject:
-    (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
-    if length > LARGEST_FRAME:
-        raise ValueError(f"a frame of {length} bytes")
-    message: JsonObject = json.loads(await reader.readexactly(length))
-    return message
-
-
-class MessageClient:
-    """The worker's side: messages go out on a thread of their own, with a heartbeat between them; `heard` is called on another.
-
-    `beat` gives what the heartbeat says; `lost` is called once when the connection ends other than by `close`.
-    """
-
-    def __init__(
-        self,
-        address: tuple[str, int],
-        secret: bytes,
-        worker: WorkerId,
-        *,
-        heard: Callable[[JsonObject], None],
-        beat: Callable[[], JsonObject],
-        lost: Callable[[], None],
-        asks: bool = False,
-    ) -> None:
-        """`asks`: only to be told whether this worker was given up."""
-        self._heard, self._beat, self._lost = heard, beat, lost
-        self._outgoing: queue.SimpleQueue[JsonObject | None] = queue.SimpleQueue()
-        self._ended = threading.Event()
-        self._socket = socket.create_connection(address, timeout=10)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: a machine that is gone without a word is noticed by what it does not acknowledge
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * UNACKNOWLEDGED_S)
-        try:
-            self._prove(secret)
-            self._socket.settimeout(None)
-            self._socket.sendall(_frame({"worker": worker, "asks": asks}))
-        except BaseException:
-            self._socket.close()
-            raise
-        for target in (self._send_all, self._receive_all):
-            threading.Thread(target=target, name=target.__name__.strip("_"), daemon=True).start()
-
-    def send(self, message: JsonObject) -> None:
-        self._outgoing.put(message)
-
-    def close(self) -> None:
-        """Send what is queued, then end the connection."""
-        self._ended.set()
-        self._outgoing.put(None)
-
-    def _prove(self, secret: bytes) -> None:
-        theirs = _exactly(self._socket, _NONCE)
-        mine = secrets.token_bytes(_NONCE)
-        self._socket.sendall(mine + _proof(secret, b"worker", theirs, mine))
-        if not hmac.compare_digest(_exactly(self._socket, 32), _proof(secret, b"controller", mine, theirs)):
-            raise AuthenticationFailed("the controller does not know the secret")
-
-    def _send_all(self) -> None:
-        next_beat = time.monotonic()
-        try:
-            while True:
-                try:
-                    message = self._outgoing.get(timeout=max(0.0, next_beat - time.monotonic()))
-                except queue.Empty:
-                    next_beat = time.monotonic() + BEAT_S
-                    message = self._beat()
-                if message is None:
-                    break
-                self._socket.sendall(_frame(message))
-        except OSError:
-            self._end()
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)  # closing alone would wait for the thread that receives
-
-    def _receive_all(self) -> None:
-        try:
-            while True:
-                (length,) = _LENGTH.unpack(_exactly(self._socket, _LENGTH.size))
-                message: Any = json.loads(_exactly(self._socket, length))
-                self._heard(message)
-        except (OSError, EOFError):
-            self._end()
-        except Exception:  # noqa: BLE001 - a worker that hears nothing any more must not pass for one that does
-            traceback.print_exc()
-            self._end()
-        self._socket.close()
-
-    def _end(self) -> None:
-        if not self._ended.is_set():
-            self._ended.set()
-            self._outgoing.put(None)
-            self._lost()
-
-
-def was_given_up(address: tuple[str, int], secret: bytes, worker: WorkerId) -> bool:
-    """Ask a controller that this worker lost its connection to; False where none answers."""
-    answers: queue.SimpleQueue[JsonObject | None] = queue.SimpleQueue()
-    try:
-        client = MessageClient(
-            address, secret, worker, heard=answers.put, beat=lambda: {"kind": "asks"}, lost=lambda: answers.put(None), asks=True
-        )
-    except (OSError, EOFError):
-        return False
-    try:
-        answer = answers.get(timeout=5)
-    except queue.Empty:
-        answer = None
-    client.close()
-    return answer is not None and answer["kind"] == "evicted"
-
-
-def _exactly(sock: socket.socket, count: int) -> bytes:
-    received = bytearray()
-    while len(received) < count:
-        part = sock.recv(count - len(received))
-        if not part:
-            raise EOFError
-        received += part
-    return bytes(received)
+    def _take_in(self, worker: WorkerId, writer: asyncio.StreamWriter) -> None:
+        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        replaced = self._writers.get(worker)
+        self._writers[worker] = writer
+        if replaced is not None:
+            replaced.close()

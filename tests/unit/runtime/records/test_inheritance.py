@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 from launcher.core.store import open_store
-from launcher.core.types import Generation, JsonObject, RunId, Step, Term, WorkerId
+from launcher.core.types import Generation, RunId, Step, Term, WorkerId
 from launcher.record.lineage import TermBase
 from launcher.record.run_store import RunStore
 from launcher.runtime.protocol.coordinator import Found
 from launcher.runtime.records.inheritance import base_on_checkpoint, base_on_workers, inherit, since_answered
-from launcher.runtime.transport.rendezvous import Rendezvous, RendezvousStore
 
 pytestmark = pytest.mark.unit
 A = WorkerId("w0")
@@ -55,29 +54,3 @@ def test_a_term_without_a_base_is_skipped(run: RunStore) -> None:
     run.claim_term("somebody", "now")
     assert inherit(run).term == 1
     assert run.highest_term() == 3
-
-
-def test_values_reach_those_who_wait_and_no_other_generation() -> None:
-    rendezvous = Rendezvous()
-    ask = {"kind": "get", "generation": 1, "key": "0", "value": ""}
-    tell = {"kind": "set", "generation": 1, "key": "0", "value": "eA=="}
-    assert rendezvous.heard(WorkerId("w1"), {**ask, "generation": 2}) == []
-    assert rendezvous.heard(WorkerId("w1"), ask) == []
-    answers = rendezvous.heard(WorkerId("w0"), tell)
-    assert [(worker, answer["value"]) for worker, answer in answers] == [("w1", "eA==")]
-    assert rendezvous.heard(WorkerId("w2"), ask)[0][0] == "w2"
-
-
-def test_a_value_is_asked_for_once_and_repeated_to_a_new_controller() -> None:
-    said: list[JsonObject] = []
-    store = RendezvousStore(4, said.append)
-    store.set("a", b"1")
-    with pytest.raises(TimeoutError, match="generation 4"):
-        store.get("b", timeout_s=0.0)
-    store.repeat()
-    assert [(message["kind"], message["key"]) for message in said] == [("set", "a"), ("get", "b"), ("set", "a"), ("get", "b")]
-    store.answered({"generation": 3, "key": "b", "value": "eA=="})
-    with pytest.raises(TimeoutError):
-        store.get("b", timeout_s=0.0)
-    store.answered({"generation": 4, "key": "b", "value": "eA=="})
-    assert store.get("b", timeout_s=0.0) == b"x"
