@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 S3 := .cache/bin/versitygw
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help setup train check format test test-unit test-distributed test-ray test-storage test-simulation simulate bench soak clean \
+.PHONY: help setup train check format docs test test-unit test-distributed test-ray test-storage test-simulation simulate bench soak clean \
   cluster-up cluster-down test-cluster
 .DEFAULT_GOAL := help
 
@@ -45,6 +45,9 @@ check: $(READY) ## Format, lint, types, import layers
 format: $(READY) ## Format and mend what can be mended without a person
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(READY) ## Write what configs/ and docs/configuration.md say of the keys anew, from the schema
+	$(BIN)/python -m launcher.config.describe
 
 test: test-unit test-simulation test-distributed test-storage test-ray ## All levels that need no cluster
 

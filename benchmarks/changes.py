@@ -239,7 +239,7 @@ class Nodes:
         self._sandbox = sandbox
         self._ray = ray
         self._started = 0
-        code = "from launcher.backends import local_ray as r; r.ensure(r.folder())"
+        code = "from launcher.backends.local import ray_instance as r; r.ensure(r.folder())"
         sandbox.run(self.head.command([sys.executable, "-c", code]), timeout_s=60, more={"LAUNCHER_RAY_DIR": str(ray)})
         deadline = time.monotonic() + CHANGE_S
         while not (ray / "ray.json").exists():

@@ -1,1 +1,1 @@
-"""The client's side of a launch: where a JobSpec goes. Knows nothing of what the controller does there."""
+"""The client's side of a launch: where a JobSpec is started. It does not know what the controller does there."""

@@ -1,4 +1,7 @@
-"""What a place to run must offer. The verbs work on the run store; a backend only starts, ends and explains."""
+"""What a backend is: a place where runs are started. docs/backends.md shows how one is written.
+
+The verbs (submit, status, stop, ...) work on the run store; a backend starts a run's supervisor, ends it, and tells what it knows of it.
+"""
 
 from __future__ import annotations
 
@@ -18,21 +21,21 @@ from launcher.record.run_store import RunStore
 BACKENDS = {
     "local": "launcher.backends.local.backend:LocalBackend",
     "kuberay": "launcher.backends.kuberay.backend:KubeRayBackend",
-    "ray": "launcher.backends.ray_cluster.backend:ExistingRayBackend",
+    "ray": "launcher.backends.ray_cluster.backend:RayClusterBackend",
 }
-"""Modules by name, as text: a backend's third parties are imported when it is chosen."""
+"""The value of backend.name -> module:class, as text, so that what a backend imports is loaded only when it is chosen."""
 LAST_WORDS = 1000
-"""Characters from the end of what a job said, where it is told in a run's reason."""
+"""Characters from the end of a job's output that are shown in a run's reason."""
 
 
 class Owner(Enum):
-    """Whether something still works on a run, as far as can be known from here without waiting."""
+    """Whether a process still works on a run, as far as this machine can tell without waiting."""
 
     ALIVE = "alive"
     GONE = "gone"
-    """Certainly nothing: whoever sees this may close the run."""
+    """Certainly no process: whoever sees this may close the run."""
     UNKNOWN = "unknown"
-    """It was started from another machine: watch whether its status changes."""
+    """This machine cannot tell: readers watch whether the run's status changes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,20 +46,21 @@ class Placement:
     workers: int
     """As many as could start now, between 0 and workers.max."""
     device: str
+    """Of a worker: cuda or cpu."""
     gpu_per_worker: int
     where: str
     """The place in words: host name and what it has."""
     reason: str = ""
-    """Why it does not fit, or what is to be known."""
+    """Why it does not fit; "" where it does."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dashboard:
     url: str
     token_file: str
-    """Where the token that the page asks for lies on this machine; "" where there is none."""
+    """The file on this machine with the token that the page asks for; "" where there is none."""
     tunnel: Callable[[], AbstractContextManager[str]] | None = None
-    """Where the page cannot be opened from here as it is: a context in which it can, at the address that it gives."""
+    """Where this machine cannot open `url`: a context that makes the page reachable at the address that it gives."""
 
 
 class Result(Enum):
@@ -70,7 +74,7 @@ class Result(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What one check of the place to run found."""
+    """What one check found."""
 
     name: str
     result: Result
@@ -78,7 +82,7 @@ class Finding:
     fix: str = ""
     """What to do about it, for a person."""
     exit_code: ExitCode = ExitCode.SUCCEEDED
-    """Of a check that failed: whether the configuration or the infrastructure has to be mended."""
+    """Of a check that failed: USAGE where the configuration has to be corrected, INFRASTRUCTURE where the place has."""
 
     @classmethod
     def ok(cls, name: str, found: str) -> Finding:
@@ -99,46 +103,65 @@ class Finding:
 
 
 class Backend(Protocol):
+    """One instance serves one command; which cluster is meant follows from the spec or from the run's record."""
+
     def place(self, spec: JobSpec) -> Placement:
-        """Whether it fits now; touches nothing."""
+        """Whether a job fits now; changes nothing. A lack of room is a Placement that does not fit, not an error.
+
+        Raises ConfigError for settings that this backend cannot use, InfrastructureError where the place does not answer.
+        """
         ...
 
     def announce(self, run: RunStore) -> None:
-        """This process is about to launch the run: should it die before it has, the run is known to be without an owner."""
+        """Called before the run's name exists: this process is about to launch it.
+
+        A backend that can see this process notes it, so that `owner` says GONE if the process dies before the launch is done.
+        """
         ...
 
     def launch(self, spec: JobSpec, run: RunStore) -> None:
-        """Start what keeps a controller alive for a run whose record is written. Returns at once.
+        """Start the supervisor of a run whose record is written: of a new run, or of one that ended and is resumed. Returns at once.
 
         Raises InfrastructureError when it cannot be started; then nothing of it remains.
         """
         ...
 
-    def owner(self, run: RunStore) -> Owner: ...
+    def owner(self, run: RunStore) -> Owner:
+        """Whether a process works on the run. Called several times a second, so it has to be quick; UNKNOWN where the place does not answer."""
+        ...
 
     def reason_pending(self, run: RunStore) -> str:
-        """Why no controller is in office yet, for a person; "" when nothing is known."""
+        """Why no controller leads the run yet, for a person; "" when nothing is known. A place that does not answer is a reason too."""
         ...
 
     def last_words(self, run: RunStore) -> str:
-        """What those who worked on a run said last, where it could not reach the run store; "" when nothing is known."""
+        """The end of what the supervisor and the controller printed, at most LAST_WORDS characters; "" when nothing is known.
+
+        It explains a death that left nothing in the run store.
+        """
         ...
 
     def remove(self, run: RunStore) -> str:
-        """End what remains of a run without a controller; says what could not be ended, or ""."""
+        """End every process of a run whose controller is gone; says what could not be ended, or "".
+
+        A place that does not answer is such a case, not an error. May be called again, and for a run of which nothing is left.
+        """
         ...
 
-    def dashboard(self, run: RunStore) -> Dashboard | None: ...
+    def dashboard(self, run: RunStore) -> Dashboard | None:
+        """Ray's dashboard for this run; None while none is up. Raises BackendUnavailable where the place does not answer."""
+        ...
 
     def examine(self, config: JobConfig) -> Iterator[Finding]:
         """Check, one thing after the other, that a job with this configuration can run here; leaves nothing behind.
 
-        What a check finds is a Finding, never an error; the run store as this process sees it is not the backend's to check.
+        What a check finds is a Finding, never an error. Whether this machine can use the run store is checked by the caller.
         """
         ...
 
 
 def open_backend(name: str) -> Backend:
+    """The backend of this name. Raises ConfigError for a name that is not in BACKENDS."""
     if name not in BACKENDS:
         raise ConfigError(f"there is no backend {name}", where="backend.name", given=name, expected=nearest(name, BACKENDS))
     module, _, attribute = BACKENDS[name].partition(":")

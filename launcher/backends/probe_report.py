@@ -1,31 +1,42 @@
-"""What launcher.runtime.pod.probe said, wherever it ran: one line of JSON."""
+"""What the probe (launcher.runtime.pod.probe) prints where a job would run: one line of JSON, the same on every backend."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+
+import msgspec
 
 
 @dataclass(frozen=True)
 class ProbeReport:
     versions: dict[str, str]
+    """Package -> version, as installed there."""
     problem: str | None
-    """Of the run store, "" where there is none; None: it was not tried."""
+    """Why the run store cannot be used from there; "" where it can be, None where it was not tried."""
     next: str
+    """What to do about the problem."""
+
+
+class _Store(msgspec.Struct, frozen=True):
+    problem: str
+    next: str
+
+
+class _Line(msgspec.Struct, frozen=True):
+    versions: dict[str, str]
+    store: _Store | None
 
 
 def parse_report(line: str) -> ProbeReport:
     """Raises ValueError for a line that is no report."""
-    document: Any = json.loads(line)
     try:
-        versions, store = dict(document["versions"]), document["store"]
-        if store is None:
-            return ProbeReport(versions, None, "")
-        return ProbeReport(versions, str(store["problem"]), str(store["next"]))
-    except (LookupError, TypeError, ValueError) as error:
+        said = msgspec.json.decode(line, type=_Line)
+    except msgspec.DecodeError as error:
         raise ValueError("no report of the probe") from error
+    if said.store is None:
+        return ProbeReport(said.versions, None, "")
+    return ProbeReport(said.versions, said.store.problem, said.store.next)
 
 
 def versions_words(versions: Mapping[str, str]) -> str:

@@ -1,6 +1,6 @@
 """What a person is told when a configuration cannot be composed: facts in, ConfigError out.
 
-The facts come from `Sources`, which load.py answers from Hydra; nothing here knows Hydra.
+The facts come from `Sources`, which sources.py answers from Hydra; nothing here knows Hydra.
 """
 
 from __future__ import annotations
@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Protocol
 
 from launcher.config.overrides import Word, read_word
+from launcher.config.parse import is_mapping
+from launcher.config.schema import COMPONENTS
 from launcher.core.errors import ConfigError, LauncherError, nearest
 
 COMMAND_LINE = "command line"
-OPEN_GROUPS = ("model", "data", "task", "optimizer", "scheduler")
-"""Groups whose keys are the arguments of what they name, so that new ones can be added."""
-OPEN_MAPPINGS = ("backend.node_selector", "backend.overlay")
-"""Keys under which a person writes keys of their own."""
 FULL_ERROR = "HYDRA_FULL_ERROR=1 shows where it comes from"
 
 
@@ -104,7 +102,7 @@ def unknown_key(key: str, override: str, sources: Sources) -> ConfigError:
     while parent and not sources.keys(parent):
         key, (parent, _, name) = parent, parent.rpartition(".")
     known = sources.keys(parent) if parent else [*sources.keys(""), *sources.groups()]
-    if key in OPEN_MAPPINGS and name in known and word.sign == "":
+    if is_mapping(key) and name in known and word.sign == "":
         return ConfigError(
             f"what stands under {key} is added, with +", where=f"{key} ({COMMAND_LINE})", given=override, expected=f"+{override}"
         )
@@ -113,7 +111,7 @@ def unknown_key(key: str, override: str, sources: Sources) -> ConfigError:
             f"{key} is a value, with nothing under it", where=f"{key} ({COMMAND_LINE})", given=override, expected=f"{key}=value"
         )
     advice = f"{file} has the keys of {parent}" if parent and (file := sources.file_of(parent)) else ""
-    if parent.partition(".")[0] in OPEN_GROUPS and word.sign == "":
+    if parent.partition(".")[0] in COMPONENTS and word.sign == "":
         advice += f"{'; ' if advice else ''}+{override} adds an argument"
     return ConfigError(
         f"there is no such key: {key}",

@@ -1,4 +1,4 @@
-"""Where configurations are searched, and what Hydra knows of them: groups, choices, keys, files. Beside load.py the only module with Hydra in it."""
+"""Where configurations are searched, and what Hydra knows of them: groups, choices, keys, files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -54,6 +53,7 @@ class ShippedConfigs(SearchPathPlugin):
 
 @contextlib.contextmanager
 def shipped_on_path() -> Iterator[None]:
+    """Within it, any composition in this context searches launcher's own configurations last."""
     Plugins.instance().register(ShippedConfigs)
     token = _shipped.set(shipped_folder() / "configs")
     try:
@@ -131,7 +131,7 @@ class HydraSources:
         node = self._select(parent)
         return isinstance(node, DictConfig) and name in node.keys()  # noqa: SIM118 - `in node` is False for a missing value
 
-    def _select(self, key: str) -> Any:
+    def _select(self, key: str) -> object:
         composed = self._composed
         if composed is None or not key:
             return composed
@@ -201,7 +201,7 @@ class HydraSources:
         loaded = self.loader.repository.load_config(path)
         if loaded is None:
             return ""
-        node: Any = OmegaConf.to_container(loaded.config, resolve=False)
+        node: object = OmegaConf.to_container(loaded.config, resolve=False)
         for part in (key.removeprefix(package).lstrip(".").split(".")) if key != package else ():
             if not isinstance(node, dict) or part not in node:
                 return ""

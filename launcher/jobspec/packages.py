@@ -17,8 +17,9 @@ KEY = "backend.requirements"
 LIMIT_BYTES = 1_000_000
 _USER = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<user>[^/\s@]*)@", re.IGNORECASE)
 _VARIABLE = re.compile(r"\$\{[A-Z0-9_]+\}")
-"""As pip replaces it, on the machine that installs."""
+"""A variable in the file, which pip replaces on the machine that installs."""
 _ELSEWHERE = re.compile(r"(-r|--requirement|-c|--constraint|-e|--editable|-f|--find-links)[\s=]*(?P<path>\S+)|(?P<local>\.{1,2}/\S*)")
+"""A line that leads to another file or folder: an option of pip with a path, or a relative path."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,11 @@ def requirements_key(digest: str) -> str:
 
 
 def read_requirements(name: str, folder: Path) -> Requirements:
-    """The file `name`, of `folder` unless it is absolute. Raises ConfigError for one that cannot travel with the job."""
+    """The file `name`, of `folder` unless it is absolute.
+
+    Raises ConfigError for one that is no text in UTF-8, names no package, is larger than LIMIT_BYTES, or holds what must not be stored or
+    only the submitting machine has.
+    """
     path = folder / Path(name).expanduser()
     try:
         if path.stat().st_size > LIMIT_BYTES:
@@ -75,7 +80,7 @@ def verified(data: bytes, digest: str) -> bytes:
 
 
 def _refuse_secret(path: Path, number: int, line: str) -> None:
-    """Comments too: they are stored with the rest."""
+    """Raises ConfigError for a credential in a line. Comments are looked at too: they are stored with the rest."""
     for match in _USER.finditer(line):
         user, colon, password = match["user"].partition(":")
         # Over SSH the user is git and the key stays where it is; over HTTP a user without a password is a token.
@@ -91,6 +96,7 @@ def _refuse_secret(path: Path, number: int, line: str) -> None:
 
 
 def _refuse_elsewhere(path: Path, number: int, line: str) -> None:
+    """Raises ConfigError for a line that names a file of the submitting machine, which the job's machines do not have."""
     match = _ELSEWHERE.match(line)
     if match is None:
         return

@@ -17,8 +17,9 @@ from importlib.metadata import PackageNotFoundError, version
 from platform import python_version
 
 from launcher.core.clock import Clock, timestamp
-from launcher.core.errors import ConfigError
+from launcher.core.errors import ConfigError, StoreDamaged
 from launcher.core.store import KeyMissing, ObjectStore
+from launcher.record.parsing import parsed
 from launcher.record.run_store import encode
 
 IMAGES = "images"
@@ -59,7 +60,7 @@ def compare(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
 
 
 def disagreement(image: str, ours: Mapping[str, str], theirs: Mapping[str, str], *, seen_at: str | None = None) -> ConfigError | None:
-    """The refusal of a job of `ours` on an image of `theirs`; None when they can work together.
+    """The refusal of a job submitted with the versions `ours` on an image with the versions `theirs`; None when they can work together.
 
     `seen_at`: when the image was seen to have them; None: this is written in the image itself.
     """
@@ -82,22 +83,21 @@ def disagreement(image: str, ours: Mapping[str, str], theirs: Mapping[str, str],
 
 
 def record_image(store: ObjectStore, image: str, versions: Mapping[str, str], clock: Clock) -> None:
-    """Leave word of what an image has; the newest word counts."""
+    """Record what an image has; an older record of it is replaced."""
     store.put(image_key(image), encode({"image": image, "versions": dict(versions), "seen_at": timestamp(clock.now())}))
 
 
 def read_image(store: ObjectStore, image: str) -> ImageRecord | None:
     """What is known of an image; None for one that nobody has run yet, and where the record cannot be read."""
+    key = image_key(image)
     try:
-        document = json.loads(store.get(image_key(image)))
-        versions = {str(name): str(number) for name, number in document["versions"].items()}
-        return ImageRecord(image, versions, str(document["seen_at"]))
-    except (KeyMissing, ValueError, KeyError, TypeError, AttributeError):
-        return None  # a hint, not the truth: the controller compares in any case
+        return parsed(json.loads(store.get(key)), ImageRecord, where=key)
+    except (KeyMissing, ValueError, StoreDamaged):
+        return None  # the record only lets a job be refused early: the controller compares in any case
 
 
 def refuse_image(store: ObjectStore, image: str, ours: Mapping[str, str]) -> None:
-    """Raises ConfigError for an image that is known to have versions with which a job of `ours` cannot run."""
+    """Raises ConfigError for an image that is known to have versions with which a job submitted with `ours` cannot run."""
     record = read_image(store, image)
     refusal = disagreement(image, ours, record.versions, seen_at=record.seen_at) if record is not None else None
     if refusal is not None:
@@ -115,7 +115,7 @@ def _decisive(name: str, number: str) -> str:
 
 
 def _leading(number: str, parts: int) -> str:
-    """2.15.0+cu130 in two parts is 2.15; what is not numbered like that stays whole."""
+    """The first `parts` numbers of a version: 2.15 of 2.15.0+cu130; a version that is not numbered like that as it is."""
     match = re.match(r"\d+" + r"\.\d+" * (parts - 1), number)
     return match[0] if match is not None else number
 

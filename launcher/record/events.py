@@ -17,7 +17,7 @@ from msgspec.structs import fields
 
 from launcher.core.types import Generation, Json, JsonObject, Step, Term, WorkerId
 from launcher.record.members import Member, ResizeFacts
-from launcher.record.parsing import damaged, parsed
+from launcher.record.parsing import parsed
 from launcher.record.status import JobState
 
 
@@ -119,8 +119,8 @@ class WorkerReady(Event, frozen=True, kw_only=True, tag="worker_ready"):
     worker: WorkerId
     device: str
     threads: int
-    fused: int
-    """Shards in one forward pass."""
+    fused: bool
+    """Whether several shards go through one forward pass."""
     fuse_reason: str
     import_s: float
     build_s: float
@@ -187,7 +187,7 @@ class ConnectionClosed(Event, frozen=True, kw_only=True, tag="connection_closed"
 class Straggler(Event, frozen=True, kw_only=True, tag="straggler"):
     worker: WorkerId
     ratio: float
-    """Its time for a shard over the median of the others."""
+    """Its seconds per shard to the median of the other members'."""
     reason: str
 
 
@@ -315,9 +315,11 @@ class _Stamp(Struct, frozen=True, kw_only=True):
     term: Term
     generation: Generation
     step: Step
+    kind: str
 
 
-STAMP = (*_Stamp.__struct_fields__, "kind")
+STAMP = _Stamp.__struct_fields__
+"""Keys of every stored event; the others are facts."""
 
 
 def kind_of(event: type[Event]) -> str:
@@ -345,15 +347,12 @@ def decode(document: JsonObject, *, where: str) -> RecordedEvent:
 
     Raises StoreDamaged where the stamp is not whole or a fact has the wrong type.
     """
-    kind = document.get("kind")
-    if not isinstance(kind, str):
-        raise damaged(f"Expected `str`, got {kind!r} - at `$.kind`", where=where)
     stamp = parsed(document, _Stamp, where=where)
     facts = {name: value for name, value in document.items() if name not in STAMP}
-    event: Event | UnknownEvent = UnknownEvent(kind=kind, facts=facts)
+    event: Event | UnknownEvent = UnknownEvent(kind=stamp.kind, facts=facts)
     extra: dict[str, Json] = {}
-    known = _FACTS.get(kind)
+    known = _FACTS.get(stamp.kind)
     if known is not None and all(name in facts for name, required in known.items() if required):
-        event = parsed({**facts, "kind": kind}, KINDS[kind], where=where)
+        event = parsed({**facts, "kind": stamp.kind}, KINDS[stamp.kind], where=where)
         extra = {name: value for name, value in facts.items() if name not in known}
     return RecordedEvent(time=stamp.time, term=stamp.term, generation=stamp.generation, step=stamp.step, event=event, extra=extra)

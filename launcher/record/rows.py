@@ -19,7 +19,7 @@ class MetricsRow(Struct, frozen=True, kw_only=True):
     """Spent in the steps of the window."""
     loss: float | None
     samples_per_s: float | None
-    grad_norm: float | None | UnsetType = UNSET
+    grad_norm: float | UnsetType | None = UNSET
     """Where gradients are clipped."""
     metrics: dict[str, float | None] = {}
     """Of the task, by name: keys of their own beside the others in JSON."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
 
-from launcher.core.types import Json, JsonObject
+from msgspec import UNSET, Struct, convert, to_builtins
 
-RESERVED = ("step", "time", "seconds", "loss", "samples_per_s", "grad_norm")
-"""Keys of a row that are ours; a task's metric of the same name does not replace them."""
+from launcher.core.types import Json, JsonObject, Step
+from launcher.record.rows import RESERVED, MetricsRow
 
 
 def throughput(samples: float, seconds: float) -> float | None:
@@ -30,23 +29,29 @@ def trained_seconds(rows: Iterable[JsonObject]) -> float:
     return sum(seconds for row in rows if isinstance(seconds := row.get("seconds"), (int, float)))
 
 
+class _Step(Struct, frozen=True, array_like=True):
+    step: int
+    time: str
+    seconds: float
+    values: dict[str, float]
+    """The loss, the gradients' norm where there is one, and the task's metrics."""
+
+
 class MetricWindow:
     """Means over windows of `every_steps` steps, as rows.
 
-    A row: {"step": last step in it, "time": when that step was done, "seconds": spent in its steps, "loss", "samples_per_s",
-    "grad_norm" where gradients are clipped, and the task's metrics by their names}. Means are over the steps in the window that
-    have the value; a value that is not finite is null. Windows end at multiples of `every_steps`, so that rows fall on the same
-    steps however often a run was resumed.
+    Means are over the steps in the window that have the value; a value that is not finite is None. Windows end at multiples
+    of `every_steps`, so that rows fall on the same steps however often a run was resumed.
     """
 
     def __init__(self, every_steps: int, global_batch_size: int) -> None:
         self._every_steps = every_steps
         self._global_batch_size = global_batch_size
-        self._records: list[tuple[int, str, float, dict[str, float]]] = []
+        self._steps: list[_Step] = []
 
     def add(
         self, step: int, *, loss: float, metrics: Mapping[str, float], seconds: float, time: str, grad_norm: float | None = None
-    ) -> JsonObject | None:
+    ) -> MetricsRow | None:
         """Take one committed step; the row that it completes, or None.
 
         `step` is the state after it, `time` its own moment (not that of its arrival here), in ISO 8601.
@@ -56,32 +61,38 @@ class MetricWindow:
         values["loss"] = loss
         if grad_norm is not None:
             values["grad_norm"] = grad_norm
-        self._records = [record for record in self._records if record[0] < step]
-        self._records.append((step, time, seconds, values))
+        self._steps = [taken for taken in self._steps if taken.step < step]
+        self._steps.append(_Step(step, time, seconds, values))
         return self.flush() if step % self._every_steps == 0 else None
 
-    def flush(self) -> JsonObject | None:
+    def flush(self) -> MetricsRow | None:
         """The row of an unfinished window, at the end of training; None when it is empty."""
-        if not self._records:
+        if not self._steps:
             return None
-        records, self._records = self._records, []
-        seconds = math.fsum(record[2] for record in records)
-        row: JsonObject = {
-            "step": records[-1][0],
-            "time": records[-1][1],
-            "seconds": seconds,
-            "samples_per_s": throughput(len(records) * self._global_batch_size, seconds),
+        steps, self._steps = self._steps, []
+        seconds = math.fsum(each.seconds for each in steps)
+        means = {
+            name: _mean([each.values[name] for each in steps if name in each.values])
+            for name in dict.fromkeys(name for each in steps for name in each.values)
         }
-        for name in dict.fromkeys(name for record in records for name in record[3]):
-            row[name] = _mean([record[3][name] for record in records if name in record[3]])
-        return row
+        return MetricsRow(
+            step=Step(steps[-1].step),
+            time=steps[-1].time,
+            seconds=seconds,
+            loss=means.pop("loss"),
+            samples_per_s=throughput(len(steps) * self._global_batch_size, seconds),
+            grad_norm=means.pop("grad_norm", UNSET),
+            metrics=means,
+        )
 
     def to_json(self) -> Json:
         """The unfinished window, for another worker to go on with."""
-        return [[step, time, seconds, {**values}] for step, time, seconds, values in self._records]
+        document: Json = to_builtins(self._steps)
+        return document
 
-    def take(self, document: Any) -> None:
-        self._records = [(step, time, seconds, dict(values)) for step, time, seconds, values in document]
+    def take(self, document: object) -> None:
+        """Go on with the window that another worker's `to_json` gave. Raises msgspec.ValidationError where it is none."""
+        self._steps = convert(document, list[_Step])
 
 
 def _mean(values: list[float]) -> float | None:

@@ -27,7 +27,7 @@ class Pool:
     def __init__(self, project: Project) -> None:
         self.project = project
         self.environment = project._environment()
-        code = "from launcher.backends import local_ray as r; r.ensure(r.folder())"
+        code = "from launcher.backends.local import ray_instance as r; r.ensure(r.folder())"
         subprocess.run([sys.executable, "-c", code], env=self.environment, check=True, timeout=60)
         file = project.ray_folder / "ray.json"
         deadline = time.monotonic() + HANG_S

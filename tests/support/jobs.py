@@ -175,11 +175,10 @@ def ray_of_its_own() -> Iterator[Path]:
     try:
         yield folder
     finally:
-        from launcher.backends.local import ray_instance as local_ray
-        from launcher.backends.local.backend import living_supervisors
+        from launcher.backends.local import ray_instance
+        from launcher.backends.local.supervisors import living_processes
 
-        for job in living_supervisors(folder):
-            for process in job.processes():
-                process.end(grace_s=1.0)
-        local_ray.stop(folder)
+        for process in living_processes(folder):
+            process.end(grace_s=1.0)
+        ray_instance.stop(folder)
         shutil.rmtree(folder, ignore_errors=True)

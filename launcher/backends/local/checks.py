@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from launcher.backends.base import Finding
-from launcher.backends.local import ray_instance as local_ray
+from launcher.backends.local import ray_instance
 from launcher.backends.probe_report import versions_words
 from launcher.config.schema import JobConfig
 from launcher.core.errors import BackendUnavailable
@@ -19,7 +19,7 @@ _VERSIONS, _GPUS, _FOLDER, _RAY = "versions", "GPUs", "local Ray's folder", "loc
 
 
 def examine(config: JobConfig, count_gpus: Callable[[], int]) -> Iterator[Finding]:
-    """`count_gpus`: how many the driver lists."""
+    """The findings in order; ends early where the local Ray's folder cannot be used. `count_gpus`: how many GPUs the driver lists."""
     yield judge_versions(installed_versions())
     yield _gpus(count_gpus, config)
     try:
@@ -64,16 +64,16 @@ def judge_gpus(gpus: int, config: JobConfig) -> Finding:
 
 
 def _try_folder() -> Finding:
-    """Raises BackendUnavailable or OSError where it cannot be used. One that was not there goes again."""
-    new = not local_ray.location().exists()
-    path = local_ray.folder()
+    """Write to the local Ray's folder; one that was made for this is removed again. Raises BackendUnavailable or OSError."""
+    new = not ray_instance.location().exists()
+    path = ray_instance.folder()
     try:
         with tempfile.TemporaryFile(dir=path) as file:
             file.write(b"launcher")
             file.flush()
     finally:
         if new:
-            with suppress(OSError):  # somebody else uses it by now
+            with suppress(OSError):  # not empty: another command uses it by now
                 path.rmdir()
     return Finding.ok(_FOLDER, f"{path} can be written")
 
@@ -81,20 +81,20 @@ def _try_folder() -> Finding:
 def _no_folder(error: BackendUnavailable | OSError) -> Finding:
     fix = "set LAUNCHER_RAY_DIR to a folder that you may write to"
     if isinstance(error, OSError):
-        return Finding.failed(_FOLDER, f"{local_ray.location()} cannot be written: {error.strerror}", fix)
+        return Finding.failed(_FOLDER, f"{ray_instance.location()} cannot be written: {error.strerror}", fix)
     found = Finding.of_error(_FOLDER, error)
     return Finding.failed(_FOLDER, found.found, f"{fix}: {error.expected}" if error.expected else fix)
 
 
 def _running() -> Finding:
-    state = local_ray.location()
-    running = local_ray.read(state)
-    if running is not None:
-        try:
-            local_ray.refuse_other_versions(running)
-        except BackendUnavailable as error:
-            return Finding.of_error(_RAY, error)
-        return Finding.ok(_RAY, f"Ray {running.versions['ray']} is running at {running.address}")
+    state = ray_instance.location()
+    try:
+        running = ray_instance.read(state)
+        if running is not None:
+            ray_instance.refuse_other_versions(running)
+            return Finding.ok(_RAY, f"Ray {running.versions['ray']} is running at {running.address}")
+    except BackendUnavailable as error:
+        return Finding.of_error(_RAY, error)
     try:
         failure = (state / "error.txt").read_text(errors="replace").strip()
     except FileNotFoundError:

@@ -7,7 +7,7 @@ to know lies in one folder, LAUNCHER_RAY_DIR or a folder of the user's under the
     token           what Ray and its dashboard ask for
     error.txt       why the last start failed
     keeper.log      the keeper's own output
-    jobs/           which supervisor works on which run (launcher.backends.local.backend)
+    jobs/           which supervisor works on which run (launcher.backends.local.supervisors)
     code/           unpacked archives of user code
     ray/            Ray's temporary folder
 """
@@ -15,7 +15,6 @@ to know lies in one folder, LAUNCHER_RAY_DIR or a folder of the user's under the
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import secrets
 import stat
@@ -24,11 +23,11 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
+from launcher.backends.local.state_files import read_state, write_state
 from launcher.core.errors import BackendUnavailable
 from launcher.core.process import ProcessRef
 
@@ -39,16 +38,22 @@ LONGEST_FOLDER = 40
 
 @dataclass(frozen=True, kw_only=True)
 class LocalRay:
+    """A Ray that is ready, as ray.json holds it."""
+
     address: str
+    """Of Ray itself, HOST:PORT."""
     dashboard: str
+    """The page's address; "" where the dashboard is not up."""
     session: str
+    """Ray's folder of this session."""
     versions: dict[str, str]
     keeper: ProcessRef
     gpus: int
+    """That Ray counts in all."""
 
 
 def versions() -> dict[str, str]:
-    """What must agree between a Ray and those who connect to it."""
+    """Of Ray and Python here: a Ray and whoever connects to it must have the same ones."""
     return {"ray": version("ray"), "python": ".".join(map(str, sys.version_info[:3]))}
 
 
@@ -108,24 +113,22 @@ def environment(state: Path) -> dict[str, str]:
     }
 
 
+def ready_file(state: Path) -> Path:
+    return state / "ray.json"
+
+
 def read(state: Path) -> LocalRay | None:
-    """The Ray that is ready now, or None."""
-    try:
-        document: Any = json.loads((state / "ray.json").read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    found = LocalRay(**{**document, "keeper": ProcessRef.from_json(document["keeper"])})
-    return found if found.keeper.alive() else None
+    """The Ray that is ready now, or None. Raises BackendUnavailable for a file of another version of launcher."""
+    found = read_state(ready_file(state), LocalRay)
+    return found if found is not None and found.keeper.alive() else None
 
 
 def write(state: Path, ray: LocalRay) -> None:
-    partial = state / f"ray.json.{os.getpid()}"
-    partial.write_text(json.dumps(asdict(ray)))
-    partial.replace(state / "ray.json")
+    write_state(ready_file(state), ray)
 
 
 def ensure(state: Path) -> None:
-    """See to it that a Ray is there or on its way; returns at once. Raises BackendUnavailable when the one there cannot be used."""
+    """Start a Ray unless one is there or is starting; returns at once. Raises BackendUnavailable when the one there cannot be used."""
     running = read(state)
     if running is not None:
         refuse_other_versions(running)
@@ -146,11 +149,12 @@ def ensure(state: Path) -> None:
 
 
 def refuse_other_versions(running: LocalRay) -> None:
+    """Raises BackendUnavailable where the running Ray has other versions than this process."""
     mine = versions()
     if running.versions != mine:
         raise BackendUnavailable(
             "the Ray on this machine has other versions than this launcher",
-            where=str(folder() / "ray.json"),
+            where=str(ready_file(folder())),
             given=", ".join(f"{name} {number}" for name, number in sorted(running.versions.items())),
             expected=", ".join(f"{name} {number}" for name, number in sorted(mine.items())),
             next="end it with `python -m launcher.backends.local.ray_instance stop` when no job needs it, or set LAUNCHER_RAY_DIR to another folder",
@@ -159,7 +163,7 @@ def refuse_other_versions(running: LocalRay) -> None:
 
 @contextmanager
 def keeper_lock(state: Path) -> Iterator[bool]:
-    """Held by the one keeper for its life; yields whether it was to be had."""
+    """The lock that the one keeper holds for its life; yields whether this process has it now."""
     with (state / "keeper.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

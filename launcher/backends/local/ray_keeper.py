@@ -1,7 +1,7 @@
-"""The process that holds the local Ray: starts it, tells where it is, ends it when nobody has used it for a while.
+"""The process that holds the local Ray: starts it, writes where it is, ends it when nobody has used it for a while.
 
-Ray lives as long as its head's driver, so this is a driver of its own that does nothing else: killing a command, a
-supervisor or a controller leaves Ray and the workers alone.
+Ray lives as long as its head's driver. So the driver is a process of its own that does nothing else: when a command, a supervisor or a
+controller is killed, Ray and the workers go on.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from launcher.backends.local import ray_instance as local_ray
+from launcher.backends.local import ray_instance
+from launcher.backends.local.supervisors import living_processes
 from launcher.core.process import ProcessRef
 
 POLL_S = 5.0
 
 
 def main(state: Path) -> int:
-    with local_ray.keeper_lock(state) as mine:
+    with ray_instance.keeper_lock(state) as mine:
         if not mine:
             return 0
-        (state / "ray.json").unlink(missing_ok=True)
+        ray_instance.ready_file(state).unlink(missing_ok=True)
         try:
             import ray
 
@@ -40,13 +41,13 @@ def main(state: Path) -> int:
             (state / "error.txt").write_text(f"{type(error).__name__}: {error}")
             raise
         info = context.address_info
-        local_ray.write(
+        ray_instance.write(
             state,
-            local_ray.LocalRay(
+            ray_instance.LocalRay(
                 address=info["gcs_address"],
                 dashboard=f"http://{info['webui_url']}" if info["webui_url"] else "",
                 session=info["session_dir"],
-                versions=local_ray.versions(),
+                versions=ray_instance.versions(),
                 keeper=ProcessRef.of(os.getpid()),
                 gpus=int(ray.cluster_resources().get("GPU", 0)),
             ),
@@ -59,7 +60,7 @@ def main(state: Path) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, end)
         _wait_until_idle(state, ended)
-        (state / "ray.json").unlink(missing_ok=True)
+        ray_instance.ready_file(state).unlink(missing_ok=True)
         ray.shutdown()
     return 0
 
@@ -70,16 +71,10 @@ def _wait_until_idle(state: Path, ended: threading.Event) -> None:
 
     last_used = time.monotonic()
     while not ended.wait(POLL_S):
-        if list_named_actors(all_namespaces=True) or _supervisors(state):
+        if list_named_actors(all_namespaces=True) or any(living_processes(state)):
             last_used = time.monotonic()
-        elif time.monotonic() - last_used > local_ray.IDLE_LIMIT_S:
+        elif time.monotonic() - last_used > ray_instance.IDLE_LIMIT_S:
             return
-
-
-def _supervisors(state: Path) -> bool:
-    from launcher.backends.local.backend import living_supervisors
-
-    return any(living_supervisors(state))
 
 
 if __name__ == "__main__":

@@ -1,19 +1,18 @@
 """A Ray cluster that is there already: a run's supervisor is a job of its Jobs API.
 
-Which job belongs to a run follows from the run's record alone: the first one has the run's id, the one of a resume the number of the
-term that it begins as well. So a request whose answer was lost can be sent again, and every machine asks after the same job.
+A job's id follows from the run's record alone: the first job of a run has the run's id, the job of a resume has the number of the term
+that it begins behind it. So a submission whose answer was lost can be sent again, and every machine asks for the same job.
 """
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Iterator, Sequence
-from typing import Any
 from urllib.parse import urlsplit
 
 from launcher.backends.base import LAST_WORDS, Dashboard, Finding, Owner, Placement, Result
 from launcher.backends.ray_cluster import checks
-from launcher.backends.ray_cluster.jobs_api import OVER, RayApi
+from launcher.backends.ray_cluster.jobs_api import OVER, RayApi, RayJob
 from launcher.backends.supervisor_command import supervisor_command
 from launcher.config.schema import JobConfig, RayConfig
 from launcher.core.clock import SystemClock
@@ -23,12 +22,11 @@ from launcher.jobspec.job import JobSpec
 from launcher.record.run_store import RunStore
 
 RECORD = "launcher/record"
+"""The key of a job's metadata that holds where its run is recorded."""
 SUBMIT_ATTEMPTS = 2
 
 
-class ExistingRayBackend:
-    """Which cluster: as the run's spec says."""
-
+class RayClusterBackend:
     def place(self, spec: JobSpec) -> Placement:
         backend = _config(spec.config)
         refuse_folder_elsewhere(spec.config)
@@ -37,7 +35,7 @@ class ExistingRayBackend:
         return fit(spec.config, api.address, api.gpus())
 
     def announce(self, run: RunStore) -> None:
-        """Nothing: before its Ray job is there, nobody owns a run."""
+        """Nothing: a run belongs to its Ray job, and to no process of this machine."""
 
     def launch(self, spec: JobSpec, run: RunStore) -> None:
         api, submission = RayApi(_config(spec.config)), submission_id(run)
@@ -47,7 +45,7 @@ class ExistingRayBackend:
                 api.submit(submission, supervisor_command(run.store.uri, run.run_id), metadata)
                 return
             except BackendUnavailable:
-                # The answer may have been lost, or this be the second time: what the cluster has now decides.
+                # The job may be there all the same: the answer was lost, or an earlier attempt submitted it.
                 if _is_ours(api.job(submission), run):
                     return
                 if not left:
@@ -60,8 +58,8 @@ class ExistingRayBackend:
         except (BackendUnavailable, ConfigError):
             return Owner.UNKNOWN
         if job is not None:
-            return Owner.GONE if job["status"] in OVER else Owner.ALIVE
-        # It may be on its way still; and an address of this machine's own may be a tunnel that leads to another cluster today.
+            return Owner.GONE if job.status in OVER else Owner.ALIVE
+        # The submission may still be under way. And an address of this machine may be a tunnel that leads to another cluster today.
         return Owner.UNKNOWN if _awaits_its_job(run) or is_here(api.address) else Owner.GONE
 
     def reason_pending(self, run: RunStore) -> str:
@@ -71,14 +69,17 @@ class ExistingRayBackend:
             return error.what
         if job is None:
             return "the Ray cluster has no job of this run: it is being submitted, or the cluster is another one now"
-        if job["status"] == "PENDING":
-            return f"its Ray job is pending: {job.get('message') or 'the cluster has not started it'}"
+        if job.status == "PENDING":
+            return f"its Ray job is pending: {job.message or 'the cluster has not started it'}"
         return "the controller is starting"
 
     def last_words(self, run: RunStore) -> str:
         try:
             api, submission = _api(run), submission_id(run)
-            said = api.log(submission).strip() or str((api.job(submission) or {}).get("message") or "")
+            said = api.log(submission).strip()
+            if not said:
+                job = api.job(submission)
+                said = (job.message if job is not None else None) or ""
         except (BackendUnavailable, ConfigError):
             return ""
         return said[-LAST_WORDS:]
@@ -114,7 +115,7 @@ class ExistingRayBackend:
 
 
 def fit(config: JobConfig, address: str, nodes: Sequence[int]) -> Placement:
-    """Whether a job fits on nodes with so many GPUs each, whoever else uses them."""
+    """Whether a job fits on a cluster. `nodes`: the GPUs of each node, those that other jobs use included."""
     total = sum(nodes)
     wanted = config.gpus_of_worker(total)
     room = sum(gpus // wanted for gpus in nodes) if wanted else config.workers.max
@@ -139,14 +140,14 @@ def refuse_folder_elsewhere(config: JobConfig) -> None:
 
 
 def submission_id(run: RunStore) -> str:
-    """Of the job that works on a run by its newest wish."""
+    """The id of the job that works on a run by its newest desired state."""
     desired = run.desired()
     ended = desired.resumes if desired else None
     return str(run.run_id) if ended is None else f"{run.run_id}-{ended + 1}"
 
 
 def is_here(address: str) -> bool:
-    """Whether the address's host is this machine: its sockets can be bound to that host's address."""
+    """Whether the address's host is this machine: a socket here can be bound to it."""
     host = urlsplit(address).hostname or ""
     try:
         found = socket.getaddrinfo(host, 0, type=socket.SOCK_DGRAM)
@@ -155,7 +156,7 @@ def is_here(address: str) -> bool:
     return any(_binds(family, place) for family, _, _, _, place in found)
 
 
-def _binds(family: int, place: Any) -> bool:
+def _binds(family: int, place: tuple[str | int | bytes, ...]) -> bool:
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.bind(place)
@@ -173,12 +174,12 @@ def _config(config: JobConfig) -> RayConfig:
     return config.backend
 
 
-def _is_ours(job: Any, run: RunStore) -> bool:
-    return job is not None and (job.get("metadata") or {}).get(RECORD) == run.uri
+def _is_ours(job: RayJob | None, run: RunStore) -> bool:
+    return job is not None and (job.metadata or {}).get(RECORD) == run.uri
 
 
 def _awaits_its_job(run: RunStore) -> bool:
-    """No controller has come since it was submitted or resumed."""
+    """No controller has claimed a term since the run was submitted or resumed."""
     desired = run.desired()
     return desired is not None and run.highest_term() <= (desired.resumes or 0)
 

@@ -1,4 +1,4 @@
-"""What a job on a Ray cluster that is there needs, checked before there is one."""
+"""What a job on an existing Ray cluster needs, checked before there is one."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from launcher.core.store import is_local
 from launcher.jobspec.versions import compare, installed_versions
 
 PROBE_S = 90.0
-"""The first job on a cluster waits for a worker process of Ray, the program for its imports."""
+"""From the probe's submission to its end: the first job on a cluster waits for a worker process of Ray, and the probe for its imports."""
 LAST_WORDS = 400
+"""Characters from the end of what a failed probe printed."""
 _RAY, _ROOM, _JOB, _VERSIONS, _STORE = "Ray there", "room", "a job there", "versions there", "run store from there"
 
 
@@ -43,7 +44,7 @@ def room(place: Callable[[], Placement]) -> Finding:
 
 
 def probe(api: RayApi, config: JobConfig, clock: Clock | None = None) -> Iterator[Finding]:
-    """A short job on the cluster, which looks at what is installed there and whether the run store can be used from there."""
+    """A short job on the cluster tells which versions are installed there and whether the run store can be used from there."""
     name = f"launcher-doctor-{secrets.token_hex(4)}"
     try:
         answer = _answer(api, name, None if is_local(config.runs) else config.runs, clock or SystemClock())
@@ -66,7 +67,7 @@ def _answer(api: RayApi, name: str, runs: str | None, clock: Clock) -> Finding |
     try:
         api.submit(name, shlex.join(words), {"job_name": name})
         return _report(api, name, clock)
-    except BaseException:  # also when a person interrupts it: nothing stays
+    except BaseException:  # also where a person interrupts it: the job must not stay
         with suppress(BackendUnavailable):
             api.end(name, clock)
             api.delete(name)
@@ -75,17 +76,16 @@ def _answer(api: RayApi, name: str, runs: str | None, clock: Clock) -> Finding |
 
 def _report(api: RayApi, name: str, clock: Clock) -> Finding | ProbeReport:
     deadline = clock.monotonic() + PROBE_S
-    while (job := api.job(name)) is not None and job["status"] not in OVER:
+    while (job := api.job(name)) is not None and job.status not in OVER:
         if clock.monotonic() >= deadline:
-            api.end(name, clock)  # Ray does not forget a job that runs
-            return Finding.failed(
-                _JOB, f"not done after {PROBE_S:.0f} s: {job['status']}, {job.get('message')}", "look into the cluster's dashboard"
-            )
+            api.end(name, clock)  # Ray does not delete a job that runs
+            return Finding.failed(_JOB, f"not done after {PROBE_S:.0f} s: {job.status}, {job.message}", "look into the cluster's dashboard")
         clock.sleep(POLL_S)
-    return judge_log(api.log(name), (job or {}).get("message") or "")
+    return judge_log(api.log(name), (job.message if job is not None else None) or "")
 
 
 def judge_log(log: str, message: str) -> Finding | ProbeReport:
+    """The report is the last line of the log that is one: Ray prints lines of its own. `message`: Ray's, where there is no log."""
     for line in reversed(log.splitlines()):
         with suppress(ValueError):
             return parse_report(line)

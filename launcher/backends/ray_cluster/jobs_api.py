@@ -1,55 +1,103 @@
-"""The calls to a Ray cluster's dashboard that a job needs, as plain HTTP: importing Ray's own client takes seconds."""
+"""The calls to a Ray cluster's dashboard that a job needs, as plain HTTP: importing Ray's own client takes seconds.
+
+Answers are parsed here into the structs below, which hold only what is looked at. An answer of another form comes from something that is
+no Ray dashboard.
+"""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlencode
 from urllib.request import Request, urlopen
 
+import msgspec
+
 from launcher.config.schema import RayConfig
 from launcher.core.clock import Clock
 from launcher.core.errors import BackendUnavailable, ConfigError
+from launcher.core.types import JsonObject
+
+T = TypeVar("T")
 
 OVER = ("STOPPED", "SUCCEEDED", "FAILED")
 """Statuses of a Ray job after which nothing of it works any more."""
 POLL_S = 0.25
 STOPPED_S = 20.0
-"""Ray kills what has not ended three seconds after it was asked to."""
+"""How long to wait for a job's end; Ray kills it three seconds after it was asked to stop."""
 TIMEOUT_S = 5.0
+"""For an answer; owners are asked several times a second, so a cluster that is down must not hold a reader for long."""
 SUBMIT_TIMEOUT_S = 60.0
-"""The first job on a cluster waits until the agent there has connected to Ray."""
+"""For the answer to a submission: the first job on a cluster waits until the agent there has connected to Ray."""
 MOST_NODES = 10_000
 """The dashboard lists no more at once."""
+
+
+class RayJob(msgspec.Struct, frozen=True):
+    """Ray's account of a job (JobDetails in the dashboard's API)."""
+
+    status: str
+    """PENDING, RUNNING, or one of OVER."""
+    message: str | None = None
+    metadata: dict[str, str] | None = None
+
+
+class _Version(msgspec.Struct, frozen=True):
+    ray_version: str
+
+
+class _Log(msgspec.Struct, frozen=True):
+    logs: str
+
+
+class _Accepted(msgspec.Struct, frozen=True):
+    """The answer to a request of which only matters that it was accepted."""
+
+
+class _NodeResources(msgspec.Struct, frozen=True):
+    gpu: float = msgspec.field(default=0, name="GPU")
+
+
+class _Node(msgspec.Struct, frozen=True):
+    resources_total: _NodeResources
+
+
+class _NodePage(msgspec.Struct, frozen=True):
+    result: list[_Node]
+
+
+class _NodeData(msgspec.Struct, frozen=True):
+    result: _NodePage
+
+
+class _Nodes(msgspec.Struct, frozen=True):
+    data: _NodeData
 
 
 @dataclass(frozen=True)
 class Token:
     value: str
     source: str
-    """In words; the value itself is told to nobody but the cluster."""
+    """Where it comes from, in words; errors name this and never the value."""
     path: str = ""
+    """The file that holds it; "" where it comes from a variable."""
 
 
 class RayApi:
-    """Whatever fails is a BackendUnavailable, or a ConfigError for a token file, that says what to do."""
+    """One cluster. Every failed call is a BackendUnavailable that says what to do; a token file without a token is a ConfigError."""
 
     def __init__(self, backend: RayConfig) -> None:
         self.address = backend.address.rstrip("/")
         self.token = read_token(backend.token_file)
 
     def version(self) -> str:
-        found = self._call("GET", "/api/version", "say its version")
-        if not isinstance(found, dict) or "ray_version" not in found:
-            raise self._no_dashboard()
-        return str(found["ray_version"])
+        return self._call("GET", "/api/version", "say its version", _Version).ray_version
 
     def refuse_other_versions(self) -> None:
         theirs, ours = self.version(), version("ray")
@@ -63,36 +111,56 @@ class RayApi:
             )
 
     def gpus(self) -> list[int]:
-        """How many each node has, nodes without any included."""
+        """How many each living node has, nodes without any included."""
         query = {"detail": 1, "limit": MOST_NODES, "filter_keys": "state", "filter_predicates": "=", "filter_values": "ALIVE"}
-        listed = self._call("GET", f"/api/v0/nodes?{urlencode(query)}", "list its nodes")
-        try:
-            return [int(node["resources_total"].get("GPU", 0)) for node in listed["data"]["result"]["result"]]
-        except (LookupError, TypeError, AttributeError):
-            raise self._no_dashboard() from None
+        listed = self._call("GET", f"/api/v0/nodes?{urlencode(query)}", "list its nodes", _Nodes)
+        return [int(node.resources_total.gpu) for node in listed.data.result.result]
 
-    def job(self, submission: str) -> Any:
-        """Ray's account of a job, or None where the cluster does not know it."""
+    def job(self, submission: str) -> RayJob | None:
+        """None where the cluster does not know the job."""
         try:
-            return self._call("GET", _path(submission), "tell of the job")
+            return self._call("GET", _path(submission), "tell of the job", RayJob)
         except Missing:
-            self.version()  # a proxy whose cluster is away answers 404 too, and knows nothing of jobs
+            self.version()  # a proxy whose cluster is down answers 404 as well: only a Ray can say that there is no such job
             return None
 
     def log(self, submission: str) -> str:
+        """What the job printed; "" where the cluster does not know it."""
         try:
-            return str(self._call("GET", f"{_path(submission)}/logs", "show the job's log")["logs"])
+            return self._call("GET", f"{_path(submission)}/logs", "show the job's log", _Log).logs
         except Missing:
             return ""
 
     def submit(self, submission: str, entrypoint: str, metadata: Mapping[str, str]) -> None:
-        request = {"entrypoint": entrypoint, "submission_id": submission, "metadata": dict(metadata), "entrypoint_num_cpus": 0}
-        self._call("POST", "/api/jobs/", "take the job", request, timeout_s=SUBMIT_TIMEOUT_S)
+        request: JsonObject = {
+            "entrypoint": entrypoint,
+            "submission_id": submission,
+            "metadata": {**metadata},
+            "entrypoint_num_cpus": 0,
+        }
+        self._call("POST", "/api/jobs/", "take the job", _Accepted, request, timeout_s=SUBMIT_TIMEOUT_S)
 
     def stop(self, submission: str) -> None:
         """Ask for its end; a job that is over or not known is left as it is."""
         try:
-            self._call("POST", f"{_path(submission)}/stop", "stop the job", {})
+            self._call("POST", f"{_path(submission)}/stop", "stop the job", _Accepted, {})
+        except Missing:
+            return
+
+    def end(self, submission: str, clock: Clock) -> str:
+        """Stop a job and wait until it is over, for at most STOPPED_S; says what it is doing where it goes on, or ""."""
+        self.stop(submission)
+        deadline = clock.monotonic() + STOPPED_S
+        while (job := self.job(submission)) is not None and job.status not in OVER:
+            if clock.monotonic() >= deadline:
+                return f"it is still {job.status}"
+            clock.sleep(POLL_S)
+        return ""
+
+    def delete(self, submission: str) -> None:
+        """Make Ray forget a job that is over; one that it does not know is left as it is."""
+        try:
+            self._call("DELETE", _path(submission), "forget the job", _Accepted)
         except Missing:
             return
 
@@ -100,28 +168,12 @@ class RayApi:
     def _where(self) -> str:
         return f"{self.address} (backend.address)"
 
-    def end(self, submission: str, clock: Clock) -> str:
-        """Stop a job and wait until it is over; says what it is doing where it goes on, or ""."""
-        self.stop(submission)
-        deadline = clock.monotonic() + STOPPED_S
-        while (job := self.job(submission)) is not None and job["status"] not in OVER:
-            if clock.monotonic() >= deadline:
-                return f"it is still {job['status']}"
-            clock.sleep(POLL_S)
-        return ""
-
-    def delete(self, submission: str) -> None:
-        """Forget a job that is over; one that is not known is forgotten already."""
-        try:
-            self._call("DELETE", _path(submission), "forget the job")
-        except Missing:
-            return
-
-    def _call(self, method: str, path: str, what: str, body: dict[str, Any] | None = None, *, timeout_s: float = TIMEOUT_S) -> Any:
-        data = json.dumps(body).encode() if body is not None else None
+    def _call(self, method: str, path: str, what: str, kind: type[T], body: JsonObject | None = None, *, timeout_s: float = TIMEOUT_S) -> T:
+        """The answer as a `kind`. `what`: the request in words, as in "the cluster fails to ..."."""
+        data = msgspec.json.encode(body) if body is not None else None
         request = Request(self.address + path, data=data, method=method, headers={"Content-Type": "application/json"})
         if self.token is not None:
-            # unredirected: whoever this address points on to does not get the token
+            # Unredirected: a redirect to another host does not get the token.
             request.add_unredirected_header("Authorization", f"Bearer {self.token.value}")
         try:
             with urlopen(request, timeout=timeout_s) as answer:
@@ -137,8 +189,8 @@ class RayApi:
                 next="start the cluster or the tunnel to it, or correct backend.address",
             ) from error
         try:
-            return json.loads(text)
-        except ValueError:
+            return msgspec.json.decode(text, type=kind)
+        except msgspec.DecodeError:
             raise self._no_dashboard() from None
 
     def _refusal(self, error: HTTPError, what: str) -> BackendUnavailable:
@@ -152,7 +204,7 @@ class RayApi:
                 where=self._where,
                 expected="the dashboard of a Ray cluster, as in http://HOST:8265",
             )
-        # Ray answers with a traceback, whose last words say what is the matter
+        # Ray answers with a traceback, whose last line names the cause.
         last = next((line for line in reversed(said.splitlines()) if len(line) > 1), "")
         return BackendUnavailable(
             f"the Ray cluster fails to {what}",
@@ -179,11 +231,14 @@ class RayApi:
 
 
 class Missing(BackendUnavailable):
-    pass
+    """Answer 404: the cluster does not know the job, or the address leads to something else."""
 
 
 def read_token(file: str | None) -> Token | None:
-    """The token for the cluster, looked for where Ray's own clients look when no file is named. Raises ConfigError for a file without one."""
+    """The token for the cluster; where no file is named, it is looked for where Ray's own clients look.
+
+    Raises ConfigError for a file, or a variable, that holds no token.
+    """
     if file is not None:
         return _from_file(Path(file).expanduser(), "backend.token_file")
     if given := os.environ.get("RAY_AUTH_TOKEN", "").strip():
@@ -206,7 +261,7 @@ def _from_file(path: Path, where: str) -> Token:
 
 
 def _checked(text: str, where: str, given: str) -> str:
-    """A header takes printable ASCII alone; what else is in there is not shown, it may be half a secret."""
+    """A header takes printable ASCII alone. The error does not show the text, because a part of it may be the secret."""
     if not text or not text.isascii() or not text.isprintable():
         raise ConfigError("there is no token of a Ray cluster in it", where=where, given=given, expected="one line of printable ASCII")
     return text

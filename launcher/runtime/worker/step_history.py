@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from launcher.core.types import JsonObject
+from launcher.record.rows import encode_row
 from launcher.tracking.metrics import MetricWindow
 
 
@@ -57,12 +58,12 @@ class StepHistory:
         row = self._window.add(step, loss=loss, metrics=metrics, seconds=seconds, time=time, grad_norm=grad_norm)
         if row is None and self._at_checkpoint(step):
             row = self._window.flush()
-        return self._keep(row)
+        return self._keep(encode_row(row) if row is not None else None)
 
     def cut(self, time: str) -> JsonObject | None:
         """The row of an unfinished window, which ends here."""
         row = self._window.flush()
-        return self._keep(None if row is None else {**row, "time": row["time"] or time})
+        return self._keep(None if row is None else {**encode_row(row), "time": row.time or time})
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> JsonObject:
         """JSON has no word for what is not a number: null."""

@@ -1,6 +1,6 @@
 import pytest
 
-from launcher.config.parse import dump_config, parse_config, parse_workers, values_of
+from launcher.config.parse import dump_config, is_mapping, parse_config, parse_workers, values_of
 from launcher.core.errors import ConfigError
 from launcher.record.desired import WorkerBounds
 
@@ -86,3 +86,9 @@ def test_values_that_can_be_counted_are_known() -> None:
     assert values_of("trainer.precision") == ("fp32", "bf16")
     assert values_of("elastic.exact") == ("true", "false")
     assert values_of("trainer.steps") == values_of("trainer.nothing") == values_of("nothing.at.all") == ()
+
+
+def test_keys_under_which_a_person_writes_keys_are_known() -> None:
+    assert is_mapping("backend.overlay")
+    assert is_mapping("backend.node_selector")
+    assert not any(map(is_mapping, ["backend", "backend.cpu", "model", "trainer.steps", "nothing.at.all"]))

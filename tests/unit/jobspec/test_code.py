@@ -157,7 +157,7 @@ def test_files_that_look_like_secrets_stay_unless_they_are_listed(path: str, fol
     assert path in archive(folder, shipped, allow=[f"./{path}"]).files
 
 
-def test_names_that_only_resemble_secrets_travel(folder: Path, shipped: Path) -> None:
+def test_names_that_only_resemble_secrets_are_archived(folder: Path, shipped: Path) -> None:
     names = {"keyboard.py": "", "environment.py": "", "id_rsa.pub": "", ".env.example": "", "tokens.py": ""}
     assert set(archive(write(folder, names), shipped).files) >= set(names)
 

@@ -1,4 +1,4 @@
-"""The requirements file that travels: read as it is, refused where it cannot or must not travel."""
+"""The requirements file that is archived with the job: read as it is, refused where it cannot or must not be sent."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def refusal(folder: Path, text: str | bytes) -> ConfigError:
         "-e git+https://host.example/tool.git#egg=tool",
     ],
 )
-def test_what_the_cluster_can_install_travels_as_it_is(tmp_path: Path, line: str) -> None:
+def test_what_the_cluster_can_install_is_read_as_it_is(tmp_path: Path, line: str) -> None:
     data = f"# extra\n\n{line}\n".encode()
     (tmp_path / "extra.txt").write_bytes(data)
     read = read_requirements("extra.txt", tmp_path)

@@ -5,12 +5,14 @@ import math
 
 import pytest
 
+from launcher.core.types import Step
+from launcher.record.rows import MetricsRow
 from launcher.tracking.metrics import MetricWindow, goodput, throughput, trained_seconds
 
 pytestmark = pytest.mark.unit
 
 
-def add(window: MetricWindow, step: int, loss: float = 1.0, seconds: float = 0.5, **metrics: float) -> dict | None:
+def add(window: MetricWindow, step: int, loss: float = 1.0, seconds: float = 0.5, **metrics: float) -> MetricsRow | None:
     return window.add(step, loss=loss, metrics=metrics, seconds=seconds, time=f"t{step}")
 
 
@@ -18,25 +20,20 @@ def test_a_row_is_the_mean_of_its_window() -> None:
     window = MetricWindow(3, global_batch_size=8)
     assert add(window, 1, loss=1.0, accuracy=0.0) is None
     assert add(window, 2, loss=2.0, accuracy=0.5) is None
-    assert add(window, 3, loss=6.0, accuracy=1.0) == {
-        "step": 3,
-        "time": "t3",
-        "seconds": 1.5,
-        "loss": 3.0,
-        "samples_per_s": 16.0,
-        "accuracy": 0.5,
-    }
+    assert add(window, 3, loss=6.0, accuracy=1.0) == MetricsRow(
+        step=Step(3), time="t3", seconds=1.5, loss=3.0, samples_per_s=16.0, metrics={"accuracy": 0.5}
+    )
     assert window.flush() is None
 
 
 def test_windows_end_at_multiples_wherever_training_goes_on() -> None:
     window = MetricWindow(10, global_batch_size=8)
     rows = [row for step in range(8, 34) if (row := add(window, step))]
-    assert [row["step"] for row in rows] == [10, 20, 30]
-    assert rows[0]["seconds"] == pytest.approx(1.5)
+    assert [row.step for row in rows] == [10, 20, 30]
+    assert rows[0].seconds == pytest.approx(1.5)
     last = window.flush()
     assert last is not None
-    assert last["step"] == 33
+    assert last.step == 33
 
 
 def test_a_step_taken_again_replaces_what_followed() -> None:
@@ -47,21 +44,21 @@ def test_a_step_taken_again_replaces_what_followed() -> None:
     add(window, 2, loss=3.0)
     row = window.flush()
     assert row is not None
-    assert (row["step"], row["loss"], row["seconds"]) == (2, 2.0, 1.0)
+    assert (row.step, row.loss, row.seconds) == (2, 2.0, 1.0)
 
 
 def test_a_metric_cannot_take_the_place_of_ours() -> None:
     ours = {"step": 7.0, "samples_per_s": 0.0, "seconds": 0.0}
     row = MetricWindow(1, global_batch_size=8).add(1, loss=1.0, metrics=ours, seconds=0.5, time="t1")
     assert row is not None
-    assert (row["step"], row["samples_per_s"]) == (1, 16.0)
+    assert (row.step, row.samples_per_s) == (1, 16.0)
 
 
 def test_what_is_not_finite_is_null_and_an_instant_step_has_no_throughput() -> None:
     row = add(MetricWindow(1, global_batch_size=8), 1, loss=math.nan, seconds=0.0)
     assert row is not None
-    assert row["loss"] is None
-    assert row["samples_per_s"] is None
+    assert row.loss is None
+    assert row.samples_per_s is None
 
 
 def test_values_that_only_some_steps_have() -> None:
@@ -69,7 +66,7 @@ def test_values_that_only_some_steps_have() -> None:
     window.add(1, loss=1.0, metrics={}, seconds=1, time="", grad_norm=4.0)
     row = window.add(2, loss=1.0, metrics={"accuracy": 0.25}, seconds=1, time="")
     assert row is not None
-    assert (row["grad_norm"], row["accuracy"]) == (4.0, 0.25)
+    assert (row.grad_norm, row.metrics["accuracy"]) == (4.0, 0.25)
 
 
 def test_goodput_and_throughput() -> None:
@@ -90,7 +87,7 @@ def test_another_worker_goes_on_with_an_unfinished_window() -> None:
     row = add(heir, 3, loss=6.0, accuracy=0.75)
     assert row == add(window, 3, loss=6.0, accuracy=0.75)
     assert row is not None
-    assert (row["loss"], row["accuracy"], row["grad_norm"], row["seconds"]) == (3.0, 0.5, 4.0, 1.5)
+    assert (row.loss, row.metrics["accuracy"], row.grad_norm, row.seconds) == (3.0, 0.5, 4.0, 1.5)
 
 
 def test_an_empty_window_travels_too_and_takes_the_place_of_what_was_there() -> None:
@@ -106,4 +103,4 @@ def test_a_loss_that_is_not_finite_stays_one_on_its_way() -> None:
     heir.take(json.loads(json.dumps(window.to_json())))
     row = add(heir, 2)
     assert row is not None
-    assert row["loss"] is None
+    assert row.loss is None

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from launcher.backends.base import Owner
-from launcher.backends.kuberay.backend import KubeRayBackend
 from launcher.backends.kuberay import backend as kuberay
+from launcher.backends.kuberay.backend import KubeRayBackend
 from launcher.backends.kuberay.kubernetes_api import NoAnswer
 from launcher.config.schema import KubeRayConfig
 from launcher.core.errors import NameTaken

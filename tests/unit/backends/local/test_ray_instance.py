@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from launcher.backends.base import Owner
-from launcher.backends.local import ray_instance as local_ray
-from launcher.backends.local.backend import LocalBackend, LocalJob, _record_path, _write
+from launcher.backends.local import ray_instance
+from launcher.backends.local.backend import LocalBackend
+from launcher.backends.local.supervisors import LocalJob, files_of
 from launcher.core.errors import BackendUnavailable
 from launcher.core.process import ProcessRef
 from launcher.core.store import open_store
@@ -24,7 +25,7 @@ NOBODY = ProcessRef(pid=2**22 + 1, started="1", boot="another boot")
 @pytest.fixture
 def state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     folder = tmp_path / "s"
-    monkeypatch.setattr(local_ray, "LONGEST_FOLDER", 200)
+    monkeypatch.setattr(ray_instance, "LONGEST_FOLDER", 200)
     monkeypatch.setenv("LAUNCHER_RAY_DIR", str(folder))
     return folder
 
@@ -34,71 +35,71 @@ def run(tmp_path: Path) -> RunStore:
     return RunStore(open_store(str(tmp_path / "runs"), create=True), RunId("r"))
 
 
-def here(state: Path) -> local_ray.LocalRay:
-    local_ray.folder()
-    ray = local_ray.LocalRay(
-        address="127.0.0.1:1", dashboard="", session="", versions=local_ray.versions(), keeper=ProcessRef.of(os.getpid()), gpus=0
+def here(state: Path) -> ray_instance.LocalRay:
+    ray_instance.folder()
+    ray = ray_instance.LocalRay(
+        address="127.0.0.1:1", dashboard="", session="", versions=ray_instance.versions(), keeper=ProcessRef.of(os.getpid()), gpus=0
     )
-    local_ray.write(state, ray)
+    ray_instance.write(state, ray)
     return ray
 
 
 def test_the_token_is_made_once_and_for_this_user_alone(state: Path) -> None:
-    token = local_ray.token_file(local_ray.folder())
+    token = ray_instance.token_file(ray_instance.folder())
     text = token.read_text()
     assert len(text) == 64
     assert token.stat().st_mode & 0o777 == 0o600
     assert state.stat().st_mode & 0o777 == 0o700
-    assert local_ray.token_file(state).read_text() == text
+    assert ray_instance.token_file(state).read_text() == text
 
 
 def test_a_folder_that_others_can_write_is_refused(state: Path) -> None:
     state.mkdir()
     state.chmod(0o777)
     with pytest.raises(BackendUnavailable, match="somebody else"):
-        local_ray.folder()
+        ray_instance.folder()
 
 
 def test_a_path_too_long_for_sockets_is_refused(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_ray, "LONGEST_FOLDER", 10)
+    monkeypatch.setattr(ray_instance, "LONGEST_FOLDER", 10)
     with pytest.raises(BackendUnavailable, match="too long"):
-        local_ray.folder()
+        ray_instance.folder()
 
 
 def test_a_ray_is_there_only_while_its_keeper_lives(state: Path) -> None:
     ray = here(state)
-    assert local_ray.read(state) == ray
-    local_ray.write(state, replace(ray, keeper=NOBODY))
-    assert local_ray.read(state) is None
+    assert ray_instance.read(state) == ray
+    ray_instance.write(state, replace(ray, keeper=NOBODY))
+    assert ray_instance.read(state) is None
     (state / "ray.json").write_text("{")
-    assert local_ray.read(state) is None
+    assert ray_instance.read(state) is None
 
 
 def test_a_ray_of_other_versions_is_refused_with_the_way_out(state: Path) -> None:
-    local_ray.write(local_ray.folder(), replace(here(state), versions={"ray": "1.0", "python": "3.6"}))
+    ray_instance.write(ray_instance.folder(), replace(here(state), versions={"ray": "1.0", "python": "3.6"}))
     with pytest.raises(BackendUnavailable, match="other versions") as refused:
-        local_ray.ensure(state)
+        ray_instance.ensure(state)
     assert "LAUNCHER_RAY_DIR" in str(refused.value)
 
 
 def test_one_keeper_at_a_time(state: Path) -> None:
-    local_ray.folder()
-    assert not local_ray.keeper_holds(state)
-    with local_ray.keeper_lock(state) as mine:
+    ray_instance.folder()
+    assert not ray_instance.keeper_holds(state)
+    with ray_instance.keeper_lock(state) as mine:
         assert mine
-        assert local_ray.keeper_holds(state)
-    assert not local_ray.keeper_holds(state)
+        assert ray_instance.keeper_holds(state)
+    assert not ray_instance.keeper_holds(state)
 
 
 def test_who_owns_a_run_is_known_by_its_processes(state: Path, run: RunStore) -> None:
     backend = LocalBackend()
     assert backend.owner(run) is Owner.UNKNOWN
     assert not state.exists(), "looking touches nothing"
-    path = _record_path(local_ray.folder(), run)
-    path.parent.mkdir()
-    _write(LocalJob(run.run_id, run.store.uri, ProcessRef.of(os.getpid()), path))
+    files = files_of(ray_instance.folder(), run)
+    files.record.parent.mkdir()
+    files.write(LocalJob(run.run_id, run.store.uri, ProcessRef.of(os.getpid())))
     assert backend.owner(run) is Owner.ALIVE
-    _write(LocalJob(run.run_id, run.store.uri, NOBODY, path))
+    files.write(LocalJob(run.run_id, run.store.uri, NOBODY))
     assert backend.owner(run) is Owner.GONE
 
 
