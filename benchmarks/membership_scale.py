@@ -1,7 +1,7 @@
 """`python -m benchmarks.membership_scale`: what one change of a group of 4,096 simulated workers costs the controller.
 
-Counted: every Coordinator.handle from the wish (or the death) to the formed generation, with the answers of all workers; the orders put into
-words (runtime/orders.py, runtime/link.py); and the link's thread until the last byte is in a real socket, which another process empties.
+Counted: every Coordinator.handle from the request (or the death) to the formed generation, with the answers of all workers; the orders put into
+words (runtime/protocol/orders.py, messages.py); and the server's thread until the last byte is in a real socket, which another process empties.
 It is processor time of all threads of the controller's process, which other load on the machine disturbs less than a clock. Not counted: heartbeats, and what lies between: the workers' own time and the network's.
 """
 
@@ -20,9 +20,9 @@ from pathlib import Path
 
 from benchmarks.report import Bar, Figure, alone, finish
 from launcher.core.types import Generation, Step, WorkerId
-from launcher.runtime.protocol import coordinator as m
+from launcher.runtime.protocol import events as m
 from launcher.runtime.protocol.coordinator import Coordinator
-from launcher.runtime.protocol.messages import messages
+from launcher.runtime.protocol.orders import messages_of
 from launcher.runtime.transport.server import MessageServer
 
 BAR = Bar(0.1, "at_most", "value")
@@ -30,7 +30,7 @@ Orders = m.Prepare | m.Commit | m.Withdraw | m.Leave | m.Stop | m.Release
 
 
 class Wire:
-    """The controller's link, with a socket to each worker that a process of its own reads."""
+    """The controller's server, with a socket to each worker that a process of its own reads."""
 
     def __init__(self, workers: list[WorkerId]) -> None:
         pairs = {worker: socket.socketpair() for worker in workers}
@@ -46,7 +46,7 @@ class Wire:
         return asyncio.run_coroutine_threadsafe(awaited, self._server._loop).result(timeout=60)  # type: ignore[arg-type]
 
     def carry(self, order: Orders) -> None:
-        self._server.send_all(messages(order))
+        self._server.send_all(messages_of(order))
         self._in_loop(asyncio.sleep(0))
 
     def close(self) -> None:
@@ -68,20 +68,20 @@ class Group:
     """A controller's decisions with workers that answer all orders at once; `seconds` is the controller's part of it."""
 
     def __init__(self, workers: list[WorkerId], wire: Wire) -> None:
-        self.membership = Coordinator(minimum=1, load=False)
+        self.coordinator = Coordinator(minimum=1, load=False)
         self._wire = wire
         self.seconds = 0.0
         self.step = Step(0)
         for worker in workers:
-            self.membership.handle(m.Started(worker))
-            self.membership.handle(m.Ready(worker))
+            self.coordinator.handle(m.Started(worker))
+            self.coordinator.handle(m.Ready(worker))
 
     def handle(self, *events: m.Event) -> None:
         """These, what the workers answer to it, and so on until nothing follows."""
         heard = list(events)
         while heard:
             began = time.process_time()
-            actions = [action for event in heard for action in self.membership.handle(event)]
+            actions = [action for event in heard for action in self.coordinator.handle(event)]
             for action in actions:
                 if isinstance(action, Orders):
                     self._wire.carry(action)
@@ -107,12 +107,12 @@ class Group:
 def measure(workers: list[WorkerId], wire: Wire, change: Callable[[Group], None], first: int) -> float:
     group = Group(workers, wire)
     group.handle(m.ChangeWanted(join=tuple(workers[:first])))
-    assert len(group.membership.ranks) == first
+    assert len(group.coordinator.group.ranks) == first
     group.seconds = 0.0
     gc.collect()
     change(group)
-    assert group.membership.settled
-    assert len(group.membership.ranks) != first
+    assert group.coordinator.group.settled
+    assert len(group.coordinator.group.ranks) != first
     return group.seconds
 
 

@@ -1,4 +1,4 @@
-"""A process that takes office again and again against others, as controllers do: claim, look, base, save, until its time is up.
+"""A process that takes over again and again against others, as controllers do: claim, look, base, save, until its time is up.
 
 `python -m tests.storage.controllers URI HOLDER TURNS`
 """

@@ -16,7 +16,7 @@ from launcher.jobspec.versions import installed_versions, read_image
 from launcher.record.desired import Desired
 from launcher.record.run_store import RunStore, encode
 from launcher.record.status import JobState, RunStatus
-from launcher.runtime.controller.controller import Controller
+from launcher.runtime.controller.__main__ import Given, lead
 from tests.support.fakes import job_config
 
 pytestmark = pytest.mark.storage
@@ -31,16 +31,14 @@ def spec(uri: str, run: RunStore) -> JobSpec:
     return JobSpec(run_id=RunId(run.run_id), name="r1", config=given, code=CodeRef(digest=""), versions=OTHERS, submitted_at=at)
 
 
-def controller_of(run: RunStore, state: Path, document: dict[str, object], spec: JobSpec) -> Controller:
+def controller_of(run: RunStore, state: Path, document: dict[str, object], spec: JobSpec) -> Given:
     run.store.put(run.key("spec-1.json"), encode(document))
     run.create_desired(Desired(revision=1, state="running", spec=1, workers=spec.config.workers, by="ann", at=spec.submitted_at))
-    return Controller(run, state, ray="auto", worker_resource=None, pod_group=None, image=IMAGE, clock=SystemClock())
+    return Given(run, state, ray="auto", worker_resource=None, pod_group=None, image=IMAGE)
 
 
 def test_a_job_of_other_versions_ends_before_a_worker_starts(run: RunStore, spec: JobSpec, tmp_path: Path) -> None:
-    controller = controller_of(run, tmp_path, spec.to_json(), spec)
-    assert controller.take_office()
-    assert controller.serve() == 0
+    assert lead(controller_of(run, tmp_path, spec.to_json(), spec), SystemClock()) == 0
     document = run.status(Term(1))
     assert document is not None
     status = RunStatus.from_json(document)
@@ -55,4 +53,4 @@ def test_a_job_of_other_versions_ends_before_a_worker_starts(run: RunStore, spec
 def test_what_another_launcher_wrote_and_this_one_cannot_read_is_told_as_such(run: RunStore, spec: JobSpec, tmp_path: Path) -> None:
     foreign = {**replace(spec, versions={**OTHERS, "launcher": "9.0"}).to_json(), "new_since_then": 1}
     with pytest.raises(ConfigError, match=r"launcher 0\.1\.0 instead of 9\.0"):
-        controller_of(run, tmp_path, foreign, spec).take_office()
+        lead(controller_of(run, tmp_path, foreign, spec), SystemClock())

@@ -1,4 +1,4 @@
-"""Controllers race for office, each a process of its own: one holder a term, one unambiguous chain, nobody's commit is lost."""
+"""Controllers race for leadership, each a process of its own: one holder a term, one unambiguous chain, nobody's commit is lost."""
 
 from __future__ import annotations
 
