@@ -1,6 +1,6 @@
-"""The supervisor: the tiny first process of a job. It keeps a controller alive until one has written the final state.
+"""`python -m launcher.runtime.supervisor`: the first process of a job. It keeps a controller alive until one has written the final state.
 
-It imports nothing heavy, so that it is there at once and stays small.
+It imports nothing heavy, so that it is there at once and stays small. What it does not know of its arguments goes to the controller.
 """
 
 from __future__ import annotations
@@ -13,16 +13,19 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from launcher.core import log
 from launcher.core.process import ProcessRef
 
 FENCED = 10
-"""Exit code of a controller that found a higher term: somebody else is in office."""
+"""Exit code of a controller that found a higher term: another one leads the run."""
 QUICK_S = 10.0
 QUICK_LIMIT = 3
-"""So many controllers in a row that lived for less than QUICK_S: a defect, not an accident."""
+"""After so many controllers in a row that lived for less than QUICK_S none is started any more: the next would fare no better."""
+PAUSE_S = 0.2
 
 
 def main(arguments: Sequence[str]) -> int:
+    """The exit code of the last controller where that was its own decision, else 1."""
     parser = argparse.ArgumentParser(prog="launcher.runtime.supervisor")
     parser.add_argument("--runs", required=True)
     parser.add_argument("--run-id", required=True)
@@ -30,6 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--controller-file", type=Path, help="where to say which process the controller is")
     given, of_controller = parser.parse_known_args(arguments)
     command = [sys.executable, "-m", "launcher.runtime.controller", given.runs, given.run_id, given.state, *of_controller]
+    log.setup("supervisor", run=given.run_id)
     quick = 0
     while quick < QUICK_LIMIT:
         began = time.monotonic()
@@ -40,12 +44,16 @@ def main(arguments: Sequence[str]) -> int:
         if code in (0, FENCED):
             return code
         quick = quick + 1 if time.monotonic() - began < QUICK_S else 0
-        print(f"the controller ended with {code}; {'another one follows' if quick < QUICK_LIMIT else 'giving up'}", flush=True)
-        time.sleep(0.2)
+        follows = (
+            "another one follows" if quick < QUICK_LIMIT else f"none follows after {QUICK_LIMIT} that lived for less than {QUICK_S:g} s"
+        )
+        log.error(f"the controller ended with {code}; {follows}")
+        time.sleep(PAUSE_S)
     return 1
 
 
 def _tell(path: Path, pid: int) -> None:
+    """Write which process `pid` is; the file is never there in part."""
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(ProcessRef.of(pid).to_json()))
     partial.replace(path)

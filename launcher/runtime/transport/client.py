@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import queue
 import secrets
 import socket
@@ -11,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from launcher.core import log
 from launcher.core.types import WorkerId
 from launcher.runtime.protocol.messages import Evicted, Hello, MessageInvalid, ToController, ToWorker, decode_to_worker
 from launcher.runtime.transport.frames import (
@@ -30,8 +30,6 @@ CONNECT_S = 10.0
 ANSWER_S = 5.0
 UNACKNOWLEDGED_S = 30
 """A machine that is gone without a word is noticed by what it does not acknowledge for so long."""
-
-log = logging.getLogger(__name__)
 
 
 class MessageClient:
@@ -81,7 +79,7 @@ class MessageClient:
                 self._socket.sendall(framed(message))
         except OSError:
             self._end()
-        except Exception:  # a worker that says nothing any more must not pass for one that does
+        except Exception:  # noqa: BLE001 - a worker that says nothing any more must not pass for one that does
             log.exception("a message cannot be sent: the connection to the controller ends")
             self._end()
         with contextlib.suppress(OSError):
@@ -94,9 +92,9 @@ class MessageClient:
         except (OSError, EOFError):
             self._end()
         except MessageInvalid as error:
-            log.error("the controller sent what is no message: %s", error)
+            log.error(f"the controller sent what is no message: {error}")
             self._end()
-        except Exception:  # a worker that hears nothing any more must not pass for one that does
+        except Exception:  # noqa: BLE001 - a worker that hears nothing any more must not pass for one that does
             log.exception("a message could not be taken: the connection to the controller ends")
             self._end()
         self._socket.close()

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from launcher.core.process import ProcessRef
-from launcher.runtime import supervisor as entrypoint
+from launcher.runtime import supervisor
 
 pytestmark = pytest.mark.unit
 
@@ -22,9 +22,9 @@ class Controllers:
         self.now = 0.0
         self._lives = iter(lives)
         self.started = 0
-        monkeypatch.setattr(entrypoint, "time", SimpleNamespace(monotonic=lambda: self.now, sleep=lambda seconds: None))
-        monkeypatch.setattr(entrypoint, "subprocess", SimpleNamespace(Popen=lambda command, **options: self, DEVNULL=None))
-        monkeypatch.setattr(entrypoint, "ProcessRef", SimpleNamespace(of=lambda pid: ProcessRef(pid, "now", "boot")))
+        monkeypatch.setattr(supervisor, "time", SimpleNamespace(monotonic=lambda: self.now, sleep=lambda seconds: None))
+        monkeypatch.setattr(supervisor, "subprocess", SimpleNamespace(Popen=lambda command, **options: self, DEVNULL=None))
+        monkeypatch.setattr(supervisor, "ProcessRef", SimpleNamespace(of=lambda pid: ProcessRef(pid, "now", "boot")))
 
     def wait(self) -> int:
         self.started += 1
@@ -37,11 +37,11 @@ def supervise(monkeypatch: pytest.MonkeyPatch, folder: Path, lives: list[tuple[f
     """Exit code, and how many controllers there were."""
     controllers = Controllers(monkeypatch, lives)
     given = ["--runs", "r", "--run-id", "i", "--state", str(folder), "--controller-file", str(folder / "controller")]
-    return entrypoint.main(given), controllers.started
+    return supervisor.main(given), controllers.started
 
 
 def test_a_controller_that_is_killed_is_replaced_however_often(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    lives = [*[(1.2 * entrypoint.QUICK_S, -9)] * 20, (60.0, 0)]
+    lives = [*[(1.2 * supervisor.QUICK_S, -9)] * 20, (60.0, 0)]
     assert supervise(monkeypatch, tmp_path, lives) == (0, 21)
 
 
@@ -51,8 +51,8 @@ def test_some_that_die_at_once_are_forgotten_when_one_has_lived(monkeypatch: pyt
 
 
 def test_a_controller_that_cannot_live_is_not_started_for_ever(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert supervise(monkeypatch, tmp_path, [(1.0, 1)] * 10) == (1, entrypoint.QUICK_LIMIT)
+    assert supervise(monkeypatch, tmp_path, [(1.0, 1)] * 10) == (1, supervisor.QUICK_LIMIT)
 
 
-def test_who_finds_somebody_else_in_office_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert supervise(monkeypatch, tmp_path, [(60.0, entrypoint.FENCED)]) == (entrypoint.FENCED, 1)
+def test_who_finds_that_another_one_leads_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert supervise(monkeypatch, tmp_path, [(60.0, supervisor.FENCED)]) == (supervisor.FENCED, 1)
