@@ -100,7 +100,6 @@ def lead(given: Given, clock: Clock) -> int:
     term, left = claim_and_look(run, holder, timestamp(clock.now()))
     if left.ended(desired):
         return 0
-    log.bind(term=term)
     inbox = Inbox()
     leadership = Leadership(run, term, left, desired)
     writer = StoreWriter(run.store.uri, lambda error: inbox.put(StoreFailed(error)))

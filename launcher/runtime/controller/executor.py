@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from launcher.core import log
 from launcher.core.clock import Clock
 from launcher.core.errors import BackendUnavailable, LauncherError
 from launcher.core.store import open_store
@@ -100,6 +101,7 @@ class Executor:
             case e.End():
                 if self._leadership.check():
                     self._leadership.end = work
+                    log.info(f"the run ends: {work.state}. {work.reason}")
             case StartWorkers(count):
                 return self._start(count)
             case AttachWorkers(workers):
@@ -144,6 +146,8 @@ class Executor:
     def _changed(self, changed: e.Changed) -> None:
         formation = changed.formation
         self._recorder.generation = formation.generation
+        log.bind(generation=formation.generation)
+        log.info(f"generation formed of {len(formation.ranks)} workers at step {changed.step}: {changed.cause}")
         self._lifecycle.changed(changed)
         self._reconciler.changed(changed)
         if changed.before:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from launcher.checkpoint.catalog import CheckpointInfo
+from launcher.core import log
 from launcher.core.clock import Clock, timestamp
 from launcher.core.types import Generation, Step, Term, WorkerId
 from launcher.jobspec.job import JobSpec
@@ -215,6 +216,8 @@ def open_term(run: RunStore, leadership: Leadership, base: TermBase, recorder: R
     left = leadership.inherited
     if not run.create_base(leadership.term, base):
         raise LeadershipLost
+    log.bind(term=leadership.term)
+    log.info(f"the term begins at step {base.start}")
     adopted = base.adopted_step is not None
     reached = max(left.reached, recorder.progress.step)
     recorder.begin_term(leadership.term, left, left.recorded if adopted else base.start)

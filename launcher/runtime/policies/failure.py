@@ -49,7 +49,7 @@ class Error:
 
 @dataclass(frozen=True)
 class Loss:
-    """A member died, or was given up because it was silent or hung."""
+    """A member died, or was evicted because it was silent or hung."""
 
     worker: WorkerId
     generation: Generation
@@ -84,7 +84,7 @@ class FirstCommit:
 
 @dataclass(frozen=True)
 class DesiredChanged:
-    """A person changed the wish: what was given up is tried again."""
+    """A person changed the desired size: what was not tried any more is tried again."""
 
 
 Event = Error | Loss | StartFailed | BecameReady | FirstCommit | DesiredChanged
@@ -92,7 +92,7 @@ Event = Error | Loss | StartFailed | BecameReady | FirstCommit | DesiredChanged
 
 @dataclass(frozen=True)
 class Recover:
-    """The worker is given up, the others go on, another is offered in its place (where more are offered at all: History.no_offers)."""
+    """The worker is evicted, the others go on, another is offered in its place (where more are offered at all: History.no_offers)."""
 
     reason: str
     """One line, then the traceback where there is one; so in all verdicts."""
@@ -131,7 +131,7 @@ class History:
     no_offers: str = ""
     """Why no more workers are offered; "": they are."""
     offers_with_progress: bool = False
-    """They are offered again when a step is committed, else only when a person changes the wish."""
+    """They are offered again when a step is committed, else only when a person changes the desired size."""
 
 
 def judge(history: History, event: Event, standing: Standing) -> tuple[History, Verdict | None]:

@@ -13,7 +13,7 @@ from launcher.core.store import is_local
 REMOTE_PATIENCE_S = 120.0
 """An object store that is away comes back."""
 LOCAL_PATIENCE_S = 10.0
-"""A full disk may have room again when the part of a checkpoint that did not fit is given up; else the job says so."""
+"""A full disk may have room again when the part of a checkpoint that did not fit is abandoned; else the job says so."""
 
 
 class StoreWriter:
