@@ -88,7 +88,7 @@ class Controller:
         """One item of the inbox."""
         if self._takeover.decided:
             self.process(self._dispatcher.dispatch(item))
-            if self._committer.waiting:
+            if isinstance(item, Received) and isinstance(item.message, m.Saved) and self._committer.waiting:
                 self._commit()
         elif isinstance(item, (Attached, AttachRefused, AttachFailed)):
             self.process(self._takeover.answered(item))
