@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from launcher.core.types import Generation, Step, WorkerId
+from launcher.runtime.protocol.messages import Row
 from tests.simulation.loop import Loop
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ class Group:
         self.entered: set[int] = set()
         self.arrived: dict[int, dict[int, tuple[bool, bool]]] = {}
         """By step: the ranks that handed in their part, with their flags (a switch, a stop)."""
-        self.snapshot: dict[int, tuple[int | None, Step | None, dict[int, Any]]] = {}
+        self.snapshot: dict[int, tuple[int | None, Step | None, dict[int, Row]]] = {}
         """What each member held when it entered: state, steps applied, records of steps."""
 
     def connect(self, worker: Worker, rank: int) -> None:
