@@ -151,15 +151,16 @@ class Takeover:
             recorded=left.recorded,
             generation=number,
         )
-        saves = [Save(*undecided) for each in kept for undecided in self._found[each.worker].undecided]
-        begun: list[Work] = [e.SaveStarted(*save) for save in saves if self._committer.take_over(save)]
+        for save in [Save(*undecided) for each in kept for undecided in self._found[each.worker].undecided]:
+            if self._committer.take_over(save):
+                leadership.coordinator.handle(e.SaveStarted(*save))  # before `adopt`, which may find that all have come to the end
         actions = leadership.coordinator.adopt(kept)
         group = leadership.group
         if group.current is not None:
             self._recorder.generation = group.generation
             self._health.formed(group.ranks, self._clock.monotonic())
         self._recorder.event(WorkersAdopted(workers=self._registry.describe(group.ranks)))
-        return [*begun, *actions, *self._stop_if_wanted()]
+        return [*actions, *self._stop_if_wanted()]
 
     # starting from a checkpoint
 
