@@ -195,19 +195,19 @@ class CheckpointCommitter:
         newest = self._newest
         if newest is None:
             return
-        deletion, in_flight = self._deletion(), self._in_flight()
-        keep = self._spec.config.checkpoint.keep
+        deletion, keep = self._deletion(), self._spec.config.checkpoint.keep
 
         def write() -> None:
+            in_flight = self._in_flight()
             deletion.name(keep=keep, newest_whole=newest, in_flight=in_flight)
             deletion.collect(in_flight=in_flight)
 
         self._writer.submit(write)
 
     def _in_flight(self) -> frozenset[str]:
-        """Chunks of checkpoints that are not decided."""
-        gathered = (part for parts in self._parts.values() for part in parts.values())
-        whole = (part for parts in (*self._whole.values(), *self._committing.copy().values()) for part in parts)
+        """Chunks of checkpoints that are not decided. On the writer's thread: copies, for the controller goes on meanwhile."""
+        gathered = (part for parts in self._parts.copy().values() for part in parts.copy().values())
+        whole = (part for parts in (*self._whole.copy().values(), *self._committing.copy().values()) for part in parts)
         return frozenset(chunk.digest for part in (*gathered, *whole) for chunk in part.chunks)
 
     def _deletion(self) -> Deletion:
