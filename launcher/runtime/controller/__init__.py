@@ -1,1 +1,1 @@
-"""The controller process: one for a run at a time."""
+"""The controller: it leads one run, and touches no tensor. Runs in the controller process."""

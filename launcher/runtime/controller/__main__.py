@@ -1,4 +1,4 @@
-"""`python -m launcher.runtime.controller RUNS RUN_ID STATE`: the controller of one run, started by the supervisor. It never touches a tensor.
+"""`python -m launcher.runtime.controller RUNS RUN_ID STATE`: leads one run; started by the supervisor. Runs in the controller process.
 
 Arguments and signals, and which parts a real run's controller is made of; controller.py has the loop.
 """

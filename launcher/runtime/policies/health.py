@@ -1,6 +1,6 @@
-"""Who is evicted, from heartbeats: the silent, the hung, a tie of all, and who was told to leave and does not answer.
+"""Who is evicted, from heartbeats: the silent, the hung, a tie of all, and who was told to leave and does not answer. Pure.
 
-Pure: times are handed in, as seconds of one monotonic clock, the controller's. Hung is not dead: a worker whose beats
+Times are handed in, as seconds of one monotonic clock, the controller's. Hung is not dead: a worker whose beats
 come is evicted only for keeping others waiting, and where all wait for each other nobody is to blame.
 
 Where this ends: a heartbeat is a sample, so that times are right to within its interval; members of which none waits

@@ -1,1 +1,1 @@
-"""What a controller leaves in the run store and the figures it shows. Runs in the controller."""
+"""What a controller leaves in the run store, and the figures that it shows. Runs in the controller process."""

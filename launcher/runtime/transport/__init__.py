@@ -1,1 +1,1 @@
-"""The connection between controller and workers."""
+"""The connections between controller and workers. Each side runs in its own process."""

@@ -1,1 +1,1 @@
-"""The worker process: one for each rank."""
+"""A worker: one rank of the job. Runs in the worker process, a Ray actor."""
