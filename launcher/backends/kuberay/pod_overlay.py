@@ -96,11 +96,23 @@ def _mappings(value: Json) -> list[Mapping[str, Json]]:
     return [item for item in value if isinstance(item, Mapping)] if isinstance(value, (list, tuple)) else []
 
 
-def check_overlay(overlay: Mapping[str, Json], gpu_resource: str) -> None:
+def as_json(value: object, where: str) -> Json:
+    """A value of the configuration as a document can hold it. Raises ConfigError for one that JSON does not have; `where`: its key."""
+    if isinstance(value, Mapping):
+        return {str(key): as_json(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json(item, f"{where}.{index}") for index, item in enumerate(value)]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise ConfigError("the value does not fit", where=where, given=repr(value), expected="text, a number, true, false, a list or a mapping")
+
+
+def check_overlay(overlay: Mapping[str, object], gpu_resource: str) -> None:
     """Raises ConfigError, with the key, for what is no part of a pod template and for what launcher needs as it is."""
-    _refuse_unknown(overlay, ("metadata", "spec"), KEY, "a part of a pod template")
-    _check_metadata(_mapping(overlay, "metadata", KEY))
-    spec = _mapping(overlay, "spec", KEY)
+    given = {key: as_json(value, f"{KEY}.{key}") for key, value in overlay.items()}
+    _refuse_unknown(given, ("metadata", "spec"), KEY, "a part of a pod template")
+    _check_metadata(_mapping(given, "metadata", KEY))
+    spec = _mapping(given, "spec", KEY)
     for name, reason in _SETTINGS.items():
         if name in spec:
             raise ConfigError(f"launcher sets {name} itself", where=f"{KEY}.spec.{name}", given=repr(spec[name]), expected=reason)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from launcher.backends.kuberay.pod_overlay import WORKER, merge
+from launcher.backends.kuberay.pod_overlay import KEY, WORKER, as_json, merge
 from launcher.backends.supervisor_command import STATE_FOLDER, supervisor_command
 from launcher.config.schema import KubeRayConfig
 from launcher.core.types import Json, JsonObject
@@ -74,7 +74,7 @@ def rayjob(spec: JobSpec, backend: KubeRayConfig, runs: str, annotations: Mappin
                 "minReplicas": config.workers.min,
                 "maxReplicas": config.workers.max,
                 "rayStartParams": {"num-gpus": str(config.gpu or 0), "resources": f'"{{\\"{WORKER_RESOURCE}\\": 1}}"'},
-                "template": merge(_template(spec, _worker_pod(spec, backend)), backend.overlay),
+                "template": merge(_template(spec, _worker_pod(spec, backend)), as_json(backend.overlay, KEY)),
             }
         ],
     }
@@ -158,7 +158,7 @@ def _worker_pod(spec: JobSpec, backend: KubeRayConfig) -> JsonObject:
         # A worker runs the user's code, so it does not get the rights over the cluster that the controller on the head needs.
         "automountServiceAccountToken": False,
         "nodeSelector": {**backend.node_selector},
-        "tolerations": list(backend.tolerations),
+        "tolerations": as_json(backend.tolerations, "backend.tolerations"),
         "topologySpreadConstraints": [
             {
                 "maxSkew": 1,

@@ -12,7 +12,6 @@ from decimal import Decimal
 from launcher.backends.kuberay.pod_overlay import check_overlay
 from launcher.config.schema import KubeRayConfig
 from launcher.core.errors import ConfigError, nearest
-from launcher.core.types import Json
 
 LEAST_MEMORY = 256 * 2**20
 """Bytes; Ray does not start in less. Whoever gives less has usually forgotten the unit."""
@@ -113,7 +112,7 @@ def _check_label_key(key: str, where: str, expected: str = "the key of a label, 
         raise ConfigError("this is no name of Kubernetes", where=where, given=repr(key), expected=expected)
 
 
-def _check_toleration(toleration: Mapping[str, Json], where: str) -> None:
+def _check_toleration(toleration: Mapping[str, object], where: str) -> None:
     _check_toleration_types(toleration, where)
     key, operator, value, effect = (
         str(toleration.get(name, default)) for name, default in (("key", ""), ("operator", "Equal"), ("value", ""), ("effect", ""))
@@ -142,7 +141,7 @@ def _check_toleration(toleration: Mapping[str, Json], where: str) -> None:
         )
 
 
-def _check_toleration_types(toleration: Mapping[str, Json], where: str) -> None:
+def _check_toleration_types(toleration: Mapping[str, object], where: str) -> None:
     for key, value in toleration.items():
         if key not in _TOLERATION:
             raise ConfigError("a toleration has no such key", where=f"{where}.{key}", given=repr(value), expected=nearest(key, _TOLERATION))
