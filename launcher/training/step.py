@@ -6,20 +6,18 @@ import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from launcher.core.errors import TrainingDiverged, UserCodeError
+from launcher.training.reduce.exchange import Exchange
 from launcher.training.shards.batch import BatchPlan
 from launcher.training.shards.per_shard import PerShardLayers
 from launcher.training.shards.random_streams import OTHER_OPERATORS, mix
 from launcher.training.shards.tracked_buffers import TrackedBuffers
 from launcher.training.tasks import Batch, Task, at_least_fp32
-
-if TYPE_CHECKING:
-    from launcher.training.comm.collective import Collective
 
 
 @dataclass(frozen=True)
@@ -90,39 +88,6 @@ class Objective:
                     expected=f"shape ({samples},)",
                     next='for a loss of torch, reduction="none"',
                 )
-
-
-class Exchange(Protocol):
-    """How gradients, and with them the step's other sums, are added up over the batch: gradient_exchange.py, exact_exchange.py."""
-
-    dtype: torch.dtype
-    """Of everything that is summed."""
-
-    @property
-    def per_shard(self) -> bool:
-        """Whether it takes the shards one by one, each with its own sums; else a rank's all together, with its last backward pass."""
-        ...
-
-    @property
-    def world_size(self) -> int: ...
-
-    def use(self, collective: Collective) -> None:
-        """Go on in another generation, of any world size. The one before was left, or has no call under way."""
-        ...
-
-    def check(self) -> None:
-        """Raises CollectiveBroken once the generation was left: what is computed further is in vain. So does the last backward pass."""
-        ...
-
-    def begin_step(self) -> None: ...
-
-    def arm(self, sums: Tensor, *, last: bool) -> None:
-        """Before a backward pass, the rank's last one in the step or not, (n,): sums that belong to it. Raises CollectiveBroken."""
-        ...
-
-    def finish(self) -> Tensor:
-        """After the last backward pass: the gradients of the whole batch are in `.grad`; the sums of `sums`. Raises CollectiveBroken."""
-        ...
 
 
 class TrainingStep:

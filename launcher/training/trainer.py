@@ -16,13 +16,14 @@ from launcher.config.schema import Component, JobConfig
 from launcher.core.errors import ConfigError, UserCodeError
 from launcher.core.types import JsonObject
 from launcher.record.run_store import RunStore
-from launcher.training.comm.collective import CollectiveBroken
+from launcher.training.comm.transport import CollectiveBroken
 from launcher.training.components import build
 from launcher.training.data.data_order import DataOrder
 from launcher.training.data.samples import Samples, TrainingFeed, read_forward
 from launcher.training.device import use_deterministic_algorithms, use_threads
 from launcher.training.evaluate import evaluate
 from launcher.training.reduce.exact_exchange import ExactExchange
+from launcher.training.reduce.exchange import Exchange
 from launcher.training.reduce.gradient_exchange import GradientExchange
 from launcher.training.shards.batch import BatchPlan, total_steps
 from launcher.training.shards.per_shard import PerShardLayers
@@ -30,7 +31,7 @@ from launcher.training.shards.tracked_buffers import TrackedBuffers
 from launcher.training.state.checkpoint_saver import CheckpointSaver
 from launcher.training.state.train_state import TrainState
 from launcher.training.state.transfer import StateMove, share_state
-from launcher.training.step import Exchange, Objective, StepFlags, TrainingStep
+from launcher.training.step import Objective, StepFlags, TrainingStep
 from launcher.training.warm_up import TrialStep, WarmUp
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from launcher.config.schema import JobConfig
-from launcher.training.comm.collective import Collective, CollectiveBroken
+from launcher.training.comm.collective import Collective
+from launcher.training.comm.transport import CollectiveBroken
 from launcher.training.data.samples import read_forward
-from launcher.training.reduce import gradient_exchange
+from launcher.training.reduce import exchange
 from launcher.training.reduce.exact_exchange import ExactExchange
 from launcher.training.step import StepFlags
 from launcher.training.trainer import RunOutcome, Trainer
@@ -72,8 +73,8 @@ class Digests(Recorder):
 
 def small_buckets() -> None:
     """So that models of a test have several."""
-    gradient_exchange.FIRST_BUCKET_BYTES = 1 << 12
-    gradient_exchange.BUCKET_BYTES = 1 << 16
+    exchange.FIRST_BUCKET_BYTES = 1 << 12
+    exchange.BUCKET_BYTES = 1 << 16
 
 
 def built(config: JobConfig) -> tuple[Trainer, Digests]:

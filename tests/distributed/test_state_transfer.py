@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from launcher.config.schema import Component
-from launcher.training.comm.collective import Collective, CollectiveBroken, Work
+from launcher.training.comm.collective import Collective, Work
+from launcher.training.comm.transport import CollectiveBroken
 from launcher.training.state import pieces as state_pieces
 from launcher.training.state.train_state import TrainState
 from launcher.training.state.transfer import StateDamaged, StateMove, share_state

@@ -11,7 +11,8 @@ import torch
 
 from launcher.config.schema import JobConfig
 from launcher.core.errors import TrainingDiverged
-from launcher.training.comm.collective import Collective, CollectiveBroken
+from launcher.training.comm.collective import Collective
+from launcher.training.comm.transport import CollectiveBroken
 from launcher.training.state.transfer import StateMove
 from launcher.training.step import StepFlags
 from launcher.training.trainer import RunOutcome, Trainer
