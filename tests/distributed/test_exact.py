@@ -52,7 +52,7 @@ def jobs() -> dict[str, JobConfig]:
 def digest(made: Trainer) -> str:
     """Of the bits of all parameters, buffers and tensors of the optimizer."""
     whole = hashlib.sha256()
-    for name, value in sorted(made._state.tensors().items()):
+    for name, value in sorted(made._parts.state.tensors().items()):
         whole.update(name.encode() + value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return whole.hexdigest()
 
@@ -134,7 +134,7 @@ class Life:
             for number, shards in enumerate(forwards, 1):
                 if made.step == leaves_in and number == len(forwards):
                     collective.leave()
-                yield read_forward(made._train, made._order, made._plan, made.step, shards)
+                yield read_forward(made._parts.train, made._parts.order, made._plan, made.step, shards)
 
         while made.step < until:
             sums = made._step.compute(made.step, forwards, batches(), self.exchange, StepFlags())
@@ -144,12 +144,14 @@ class Life:
             self.losses[made.step] = sums.loss
 
     def give(self, key: str) -> None:
-        state = self.made._state
+        state = self.made._parts.state
         tensors = {name: value.clone() for name, value in state.tensors().items()}
         SharedStore(self.me.port).set(key, pickle.dumps((tensors, state.document(self.made.step))))
 
     def take(self, key: str) -> None:
-        self.made.step = self.made._state.load(*pickle.loads(SharedStore(self.me.port).get(key, HANG_S)))
+        tensors, document = pickle.loads(SharedStore(self.me.port).get(key, HANG_S))
+        self.made._parts.state.load(tensors, document)
+        self.made.step = document.step
 
 
 CHANGING = {

@@ -93,7 +93,7 @@ class Member(Recorder):
         self.made: Trainer = trainer(JOBS[name], self)
         if rank > 0:  # as if built on another machine, where nothing came out alike
             with torch.no_grad():
-                for parameter in self.made._model.parameters():
+                for parameter in self.made._parts.model.parameters():
                     parameter.add_(1.0)
         self.made.warm_up()
 
@@ -208,7 +208,7 @@ def kill_itself_in_the_middle_of(member: Member, step: int) -> None:
         if member.made.step == step:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    next(iter(member.made._model.parameters())).register_post_accumulate_grad_hook(kill)
+    next(iter(member.made._parts.model.parameters())).register_post_accumulate_grad_hook(kill)
 
 
 def train_until_broken(member: Member, group: Group) -> list[bool]:
