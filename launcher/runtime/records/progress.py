@@ -35,7 +35,7 @@ class Progress:
     step: int
     """Committed; what the ledger, the metrics and the status show."""
     train_loss: float | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float | None] = field(default_factory=dict)
     _waiting: deque[StepRow] = field(default_factory=deque)
     _taken: int = 0
     _passed: int = 0
@@ -85,7 +85,7 @@ class Progress:
         self.step = max(self.step, step)
         return done
 
-    def evaluated(self, step: int, metrics: dict[str, float]) -> bool:
+    def evaluated(self, step: int, metrics: dict[str, float | None]) -> bool:
         """False when this evaluation is known already."""
         if step <= self._evaluated:
             return False

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from msgspec import convert
+
 from launcher.checkpoint.catalog import CheckpointInfo
 from launcher.core.clock import Clock, timestamp
 from launcher.core.types import JsonObject, Step, Term
 from launcher.jobspec.job import JobSpec
 from launcher.record.desired import WorkerBounds
+from launcher.record.members import LastChange, Member
 from launcher.record.run_store import STATUS_INTERVAL_S, RunStore
 from launcher.record.status import CheckpointRef, JobState, RunStatus
 from launcher.runtime.protocol.coordinator import End
@@ -34,7 +37,7 @@ class StatusWriter:
     checkpoint: CheckpointInfo | None = None
     steps_lost: int = 0
     changes: int = 0
-    last_change: JsonObject | None = None
+    last_change: LastChange | None = None
     waiting_for: str = ""
     draining: tuple[str, ...] = ()
     stragglers: tuple[str, ...] = ()
@@ -54,7 +57,7 @@ class StatusWriter:
 
     def told(self, change: JsonObject) -> None:
         """A change of the group is complete; its facts are those of the event `resized`."""
-        self.last_change = {**change, "at": timestamp(self.clock.now())}
+        self.last_change = convert({**change, "at": timestamp(self.clock.now())}, LastChange)
         self.due = 0.0
 
     def end(self, end: End) -> None:
@@ -90,7 +93,7 @@ class StatusWriter:
             generation=generation,
             world_size=len(members),
             workers=bounds,
-            members=tuple(members),
+            members=convert(members, tuple[Member, ...]),
             changes=self.changes,
             last_change=self.last_change,
             waiting_for=self.waiting_for,
@@ -112,7 +115,7 @@ class StatusWriter:
             sequence=self._sequence,
             exit_code=int(end.exit_code) if end is not None and self.state.terminal else None,
         )
-        writer.submit(lambda: self.run.put_status(term, status.to_json()))
+        writer.submit(lambda: self.run.put_status(term, status))
         RayMetrics.show(status)
 
     def _checkpoint_ref(self) -> CheckpointRef | None:
