@@ -315,7 +315,8 @@ class Worker:
     # a thread for each group that is being formed
 
     def _connect(self, seat: p.Assignment) -> None:
-        from launcher.training.comm.collective import Collective, CollectiveBroken
+        from launcher.training.comm.collective import Collective
+        from launcher.training.comm.transport import CollectiveBroken
 
         assert seat.rank is not None
         collective = Collective(
@@ -445,7 +446,7 @@ class Worker:
 
     def _take_part(self) -> None:
         """One generation, from its state to its outcome."""
-        from launcher.training.comm.collective import CollectiveBroken
+        from launcher.training.comm.transport import CollectiveBroken
         from launcher.training.trainer import RunOutcome
 
         trainer = self._trainer
