@@ -1,4 +1,7 @@
-"""Follows what the workers of this node print, by the files that Ray keeps for each process: what a dying one said last is there too."""
+"""What the workers of this node print, from the files that Ray keeps for each process: what a dying one said last is there too.
+
+Runs in the controller, on a thread of its own.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +27,9 @@ class _Followed:
 
 
 class LogTail:
-    def __init__(self, said: Callable[[WorkerId, str, str], None]) -> None:
-        """`said` is called with worker, stream (stdout or stderr) and line, on a thread of its own."""
-        self._said = said
+    def __init__(self, printed: Callable[[WorkerId, str, str], None]) -> None:
+        """`printed` is called with worker, stream (stdout or stderr) and line, on a thread of its own."""
+        self._printed = printed
         self._lock = threading.Lock()
         self._followed: dict[Path, _Followed] = {}
         self._ended = threading.Event()
@@ -62,4 +65,4 @@ class LogTail:
                 lines, each.partial = [*lines, each.partial], b""
             for line in lines:
                 if not line.startswith(RAY_MARKS):
-                    self._said(each.worker, each.stream, line.decode(errors="replace").rstrip("\r"))
+                    self._printed(each.worker, each.stream, line.decode(errors="replace").rstrip("\r"))

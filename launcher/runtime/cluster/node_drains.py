@@ -1,4 +1,7 @@
-"""Which nodes Ray is draining: asked every second on a thread of its own; each new drain, or new deadline, is told once."""
+"""Which nodes Ray is draining: asked every second, and each new drain, or new deadline, is told once.
+
+Runs in the controller, on a thread of its own.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,7 @@ class NodeDrains:
     ) -> None:
         self._draining, self._look, self._poll_s = draining, look, poll_s
         self._ended = threading.Event()
-        threading.Thread(target=self._serve, name="node drains", daemon=True).start()
+        threading.Thread(target=self._serve, name="node-drains", daemon=True).start()
 
     def stop(self) -> None:
         self._ended.set()

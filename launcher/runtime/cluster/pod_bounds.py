@@ -1,6 +1,6 @@
 """The bounds of the run's own RayCluster on Kubernetes, and of what guards its pods from a drain: they follow the bounds in force.
 
-The RayCluster is patched, never applied again: its `replicas` belong to Ray's autoscaler, and a list of groups that is applied
+Runs in the controller, on a thread of its own, with the account of the controller's pod. The RayCluster is patched, never applied again: its `replicas` belong to Ray's autoscaler, and a list of groups that is applied
 replaces all of them. A `test` in the patch sees to it that the group at this place is the one that is meant.
 """
 
@@ -10,9 +10,9 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from launcher.core.types import RunId
+from launcher.core.types import JsonObject, RunId
 from launcher.record.desired import WorkerBounds
 
 GROUP_INDEX = 0
@@ -26,7 +26,7 @@ def pod_bounds(bounds: WorkerBounds, workers: int) -> WorkerBounds:
     return WorkerBounds(min=bounds.min, max=max(bounds.max, workers), target=bounds.target)
 
 
-def group_patch(bounds: WorkerBounds, group: str) -> list[dict[str, Any]]:
+def group_patch(bounds: WorkerBounds, group: str) -> list[JsonObject]:
     """JSON Patch (RFC 6902) for a RayCluster."""
     place = f"/spec/workerGroupSpecs/{GROUP_INDEX}"
     return [
@@ -69,16 +69,16 @@ class PodPatches:
 
 
 class PodBounds:
-    """Keeps the cluster at the newest bounds that are wanted, on a thread of its own; what fails is tried again until it is done."""
+    """Keeps the cluster at the newest bounds that are wanted; what fails is tried again until it is done."""
 
     def __init__(self, patches: Callable[[], Patches], failed: Callable[[str], None], *, retry_s: float = RETRY_S) -> None:
-        """`patches` is made on the thread, `failed` called there: once for each row of failures, with the first one's words."""
+        """`patches` is made on the thread, `failed` called there: once for several failures in a row, with the first one's words."""
         self._patches, self._failed, self._retry_s = patches, failed, retry_s
         self._changed = threading.Condition()
         self._wanted: WorkerBounds | None = None
         self._done: WorkerBounds | None = None
         self._ended = False
-        threading.Thread(target=self._serve, name="cluster bounds", daemon=True).start()
+        threading.Thread(target=self._serve, name="pod-bounds", daemon=True).start()
 
     def want(self, bounds: WorkerBounds) -> None:
         with self._changed:

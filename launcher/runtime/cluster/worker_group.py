@@ -1,8 +1,7 @@
-"""The workers as Ray's detached actors, in the run's own namespace: start, find again, attach, end."""
+"""The workers as Ray's detached actors, in the run's own namespace: start, find again, attach, end. Runs in the controller."""
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -10,18 +9,23 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import msgspec
 import ray
 from ray.util import list_named_actors
 
 from launcher.core.errors import BackendUnavailable
-from launcher.core.types import JsonObject, RunId, WorkerId
+from launcher.core.types import RunId, Term, WorkerId
 from launcher.jobspec.job import JobSpec
+from launcher.runtime.cluster.log_channel import Subscriber
+from launcher.runtime.protocol.messages import WorkerDescription
 from launcher.runtime.worker.actor import WorkerActor
 
 RAY_PATIENCE_S = 180.0
 STORE_VARIABLES = ("AWS_", "GOOGLE_", "AZURE_")
+ERROR_LENGTH = 400
+"""Characters of Ray's account of a death."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +34,42 @@ class RayPlace:
     dashboard: str
 
 
+@dataclass(frozen=True)
+class Invitation:
+    """Whom a worker is to report to."""
+
+    term: Term
+    host: str
+    port: int
+    secret: str
+    """In hexadecimal."""
+
+
+@dataclass(frozen=True)
+class Attached:
+    worker: WorkerId
+    description: WorkerDescription
+
+
+@dataclass(frozen=True)
+class AttachRefused:
+    """The worker reports to a later term."""
+
+    worker: WorkerId
+
+
+@dataclass(frozen=True)
+class AttachFailed:
+    worker: WorkerId
+    why: str
+
+
 def wait_for_ray(ray_file: Path, error_file: Path, *, patience_s: float = RAY_PATIENCE_S) -> RayPlace:
     """Where Ray is, once it is ready. Raises BackendUnavailable when its start failed or takes too long."""
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
-        try:
-            document: Any = json.loads(ray_file.read_text())
-            return RayPlace(document["address"], document["dashboard"])
-        except (FileNotFoundError, json.JSONDecodeError):
-            pass
+        with suppress(FileNotFoundError, msgspec.DecodeError):  # not there yet, or in part
+            return msgspec.json.decode(ray_file.read_bytes(), type=RayPlace)
         if error_file.exists():
             raise BackendUnavailable(
                 f"the local Ray did not start: {error_file.read_text().strip()[-600:]}",
@@ -63,13 +94,15 @@ class WorkerGroup:
     resource: str | None = None
     """Of which each worker takes one, where Ray has a place for it."""
     gpu: int = 0
+    """GPUs of one worker."""
     ray_address: str = ""
     """host:port of the Ray that it is connected to."""
     actors: dict[WorkerId, Any] = field(default_factory=dict)
+    """Ray's handles."""
     next_number: int = 0
 
     def connect(self, place: RayPlace) -> None:
-        """Become a driver of Ray, in the run's namespace."""
+        """Become a driver of Ray, in the run's namespace. Raises BackendUnavailable."""
         try:
             ray.init(address=place.address, namespace=self.run_id, log_to_driver=False, logging_level="ERROR", configure_logging=False)
         except (ConnectionError, RuntimeError) as error:
@@ -77,11 +110,11 @@ class WorkerGroup:
         self.ray_address = ray.get_runtime_context().gcs_address
         self.gpu = self.spec.config.gpus_of_worker(int(ray.cluster_resources().get("GPU", 0)))
 
-    def log_channel(self) -> Any:
+    def log_channel(self) -> Subscriber:
         """The lines of all nodes' processes, to be polled; a subscription is of one thread."""
         subscriber = ray._raylet.GcsLogSubscriber(address=self.ray_address)
         subscriber.subscribe()
-        return subscriber
+        return cast(Subscriber, subscriber)
 
     def find(self) -> list[WorkerId]:
         """Workers of this run that live from an earlier term."""
@@ -93,7 +126,7 @@ class WorkerGroup:
         return sorted(self.actors)
 
     def start(self, count: int, *, joins: bool) -> list[WorkerId]:
-        """`count` new workers, to `joins` a group at work or to begin. CPU workers reserve no CPU, so that a laptop holds any number."""
+        """`count` new workers, to join a group at work or to begin one. CPU workers reserve no CPU, so that a laptop holds any number."""
         remote = ray.remote(WorkerActor)
         started = []
         for number in range(self.next_number, self.next_number + count):
@@ -112,29 +145,28 @@ class WorkerGroup:
         self.next_number += count
         return started
 
-    def attach(
-        self,
-        worker: WorkerId,
-        term: int,
-        address: tuple[str, int],
-        secret: str,
-        done: Callable[[WorkerId, JsonObject | None, str], None],
-    ) -> None:
-        """Tell a worker whom to report to; `done` gets its description, or why it cannot be reached, on another thread."""
-        future: Future[Any] = self.actors[worker].attach.remote(term, *address, secret, store_environment()).future()
+    def attach(self, worker: WorkerId, invitation: Invitation, done: Callable[[Attached | AttachRefused | AttachFailed], None]) -> None:
+        """Tell a worker whom to report to; `done` is called once, on another thread."""
+        contact = (invitation.term, invitation.host, invitation.port, invitation.secret)
+        future: Future[WorkerDescription | None] = self.actors[worker].attach.remote(*contact, store_environment()).future()
 
-        def answered(result: Future[Any]) -> None:
-            error = result.exception()
-            done(worker, None if error else result.result(), death_of(error) if error else "")
+        def answered(result: Future[WorkerDescription | None]) -> None:
+            if (error := result.exception()) is not None:
+                done(AttachFailed(worker, death_of(error)))
+            elif (description := result.result()) is None:
+                done(AttachRefused(worker))
+            else:
+                done(Attached(worker, description))
 
         future.add_done_callback(answered)
 
     def why_dead(self, worker: WorkerId, done: Callable[[WorkerId, str], None]) -> None:
-        """Ask Ray what became of a worker whose connection broke; `done` is called once, on another thread."""
-        future: Future[Any] = self.actors[worker].describe.remote().future()
+        """Ask Ray what became of a worker whose connection broke; `done` is called once, on another thread, with "" for one that lives."""
+        future: Future[WorkerDescription] = self.actors[worker].describe.remote().future()
         future.add_done_callback(lambda result: done(worker, death_of(result.exception())))
 
     def end(self, workers: list[WorkerId] | None = None) -> None:
+        """Kill these; None: all."""
         for worker in workers if workers is not None else list(self.actors):
             actor = self.actors.pop(worker, None)
             if actor is not None:
@@ -148,5 +180,5 @@ def death_of(error: BaseException | None) -> str:
     text = str(error)
     for line in text.splitlines():
         if "exit detail" in line.lower() or "cause" in line.lower():
-            return line.strip()[:400]
-    return text.strip().splitlines()[0][:400] if text.strip() else type(error).__name__
+            return line.strip()[:ERROR_LENGTH]
+    return text.strip().splitlines()[0][:ERROR_LENGTH] if text.strip() else type(error).__name__
