@@ -95,7 +95,8 @@ class RunRecorder:
 
     def reports(self) -> list[Tracking]:
         """What the tracker has to say of itself."""
-        return [convert(report, Tracking) for report in self._tracker.reports()] if self._tracker is not None else []
+        reports = self._tracker.reports() if self._tracker is not None else []
+        return [convert({name: fact for name, fact in report.items() if fact is not None}, Tracking) for report in reports]
 
     def finish(self, exit_code: int) -> None:
         if self._tracker is not None:
