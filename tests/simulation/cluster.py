@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
 
 from launcher.core.types import RunId, Step, WorkerId
 from launcher.record.desired import Desired, WorkerBounds
@@ -21,7 +21,7 @@ from tests.support.stores import MemoryStore
 
 BOUNDS = WorkerBounds(min=1, max=5, target=3)
 DESIRED = Desired(revision=1, state="running", spec=1, workers=BOUNDS, by="", at="")
-STATUS: dict[str, Any] = RunStatus(run_id="r", name="r", state=JobState.RUNNING, workers=BOUNDS).to_json()
+STATUS = RunStatus(run_id="r", name="r", state=JobState.RUNNING, workers=BOUNDS)
 
 
 class Cluster:
@@ -96,8 +96,8 @@ class Cluster:
         for watch in self.watchers:
             watch()
 
-    def status(self, term: int, state: JobState, step: Step) -> dict[str, Any]:
-        return {**STATUS, "state": state.value, "term": term, "step": step}
+    def status(self, term: int, state: JobState, step: Step) -> RunStatus:
+        return replace(STATUS, state=state, term=term, step=step)
 
     def has_ended(self, end: JobState) -> None:
         self.end = end

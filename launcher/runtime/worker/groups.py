@@ -16,6 +16,7 @@ from launcher.core.types import Generation
 from launcher.runtime.protocol.messages import GetKey, SetKey, Value
 from launcher.runtime.protocol.participant import Assignment
 from launcher.runtime.transport.rendezvous import RendezvousStore
+from launcher.training.comm.transport import CollectiveBroken
 
 if TYPE_CHECKING:
     from launcher.training.comm.collective import Collective
@@ -124,8 +125,6 @@ class Groups:
     # a thread for each group that is being formed
 
     def _form(self, generation: Generation, group: _Group) -> None:
-        from launcher.training.comm.collective import CollectiveBroken
-
         began = time.monotonic()
         try:
             group.collective.connect(group.store)

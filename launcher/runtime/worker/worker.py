@@ -32,6 +32,7 @@ from launcher.runtime.worker.membership import Entered, Finish, Membership
 from launcher.runtime.worker.packages import provide
 from launcher.runtime.worker.reporter import Reporter, user_traceback
 from launcher.runtime.worker.step_history import StepHistory
+from launcher.training.comm.transport import CollectiveBroken
 
 if TYPE_CHECKING:
     from launcher.training.trainer import Trainer
@@ -148,7 +149,6 @@ class Worker:
 
     def _take_part(self, trainer: Trainer, entered: Entered) -> None:
         """One generation, from its state to its outcome."""
-        from launcher.training.comm.collective import CollectiveBroken
         from launcher.training.trainer import RunOutcome
 
         self._activity.phase = "training"

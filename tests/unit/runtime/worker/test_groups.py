@@ -13,7 +13,7 @@ from launcher.core.types import Generation
 from launcher.runtime.protocol.messages import GetKey, SetKey, Value
 from launcher.runtime.protocol.participant import Assignment
 from launcher.runtime.worker.groups import Groups
-from launcher.training.comm.collective import CollectiveBroken
+from launcher.training.comm.transport import CollectiveBroken
 
 pytestmark = pytest.mark.unit
 WAIT_S = 10.0
