@@ -186,11 +186,11 @@ def bring_to(job: ElasticJob, size: int) -> None:
 
 
 def gone(pid: int, patience_s: float = 30.0) -> None:
-    """Wait until a process that was given up has ended. Raises TookTooLong."""
+    """Wait until the process of an evicted worker has ended. Raises TookTooLong."""
     deadline = time.monotonic() + patience_s
     while alive(pid):
         if time.monotonic() > deadline:
-            raise TookTooLong(f"pid {pid} was given up, woke, and still lives after {patience_s:g} s")
+            raise TookTooLong(f"pid {pid} was evicted, woke, and still lives after {patience_s:g} s")
         time.sleep(0.1)
 
 

@@ -1,6 +1,6 @@
 """What elasticity costs while nothing happens: `python -m benchmarks.elasticity`. docs/benchmarks.md says how to read it.
 
-On: `launch train workers=1..4` at one, two and four workers, with its controller, link, policy and records. Off: the same training
+On: `launch train workers=1..4` at one, two and four workers, with its controller, connections, policies and records. Off: the same training
 engine with the same spec and width, its ranks plain processes without any of these.
 """
 

@@ -1,8 +1,9 @@
 """`python -m benchmarks.membership_scale`: what one change of a group of 4,096 simulated workers costs the controller.
 
-Counted: every Coordinator.handle from the request (or the death) to the formed generation, with the answers of all workers; the orders put into
-words (runtime/protocol/orders.py, messages.py); and the server's thread until the last byte is in a real socket, which another process empties.
-It is processor time of all threads of the controller's process, which other load on the machine disturbs less than a clock. Not counted: heartbeats, and what lies between: the workers' own time and the network's.
+Counted: every Coordinator.handle from the new desired size (or the death) to the formed generation, with the answers of all workers; the messages
+as JSON (launcher/runtime/protocol/messages.py); and the transport's thread until the last byte is in a real socket, which another process empties.
+It is processor time of all threads of the controller's process, which other load on the machine disturbs less than a clock. Not counted: heartbeats,
+and the time of the workers and of the network.
 """
 
 from __future__ import annotations

@@ -112,9 +112,9 @@ def _rank(rank: int, port: int, mb: int, pairs: int, behind: bool, answers: Any)
         return state
 
     def share(state: Any) -> None:
-        from launcher.training.state.transfer import StateMove, share_state
+        from launcher.training.state.transfer import StateHeader, StateMove, share_state
 
-        share_state(collective, StateMove((DONOR,), (RECEIVER,)), state, state.document(1), device="cpu", holds_own=behind)
+        share_state(collective, StateMove((DONOR,), (RECEIVER,)), state, StateHeader(state.document(1), {}), device="cpu", holds_own=behind)
 
     measures = {"raw": timed(lambda: None, copy), "ours": timed(newcomer, share)}
     in_turn(WARM_UP, measures, lambda text: None)

@@ -1,4 +1,4 @@
-"""The training engine alone, as many ranks as asked for: no Ray, no controller, no link, no policy, no records.
+"""The training engine alone, as many ranks as asked for: no Ray, no controller, no connection to one, no policies, no records.
 
 Prints [seconds since 1970, steps done] every so many steps, one JSON list a line, from rank 0.
 """

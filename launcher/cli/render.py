@@ -8,11 +8,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 import click
+from msgspec.structs import asdict
 
 from launcher.cli.timeline import fact, facts, number
-from launcher.core.types import JsonObject
 from launcher.jobs.changes import change_bar, change_sentence, crew
 from launcher.jobs.refs import RunRef, absolute_runs, default_runs
+from launcher.record.events import RecordedEvent
+from launcher.record.rows import LogLine
 from launcher.record.status import JobState, RunStatus
 
 if TYPE_CHECKING:
@@ -85,17 +87,16 @@ def progress_line(status: RunStatus, eta_s: float | None = None) -> str:
     return "  ".join(parts)
 
 
-def event_line(record: JsonObject) -> str:
+def event_line(recorded: RecordedEvent) -> str:
     """time, where it happened and what."""
-    place = f"[term {record.get('term', '?')} generation {record.get('generation', '?')} step {record.get('step', '?')}]"
-    return f"{clock_time(str(record.get('time', '')))}  {click.style(place, dim=True)}  {record.get('kind', '?')}  {facts(record)}".rstrip()
+    place = click.style(f"[term {recorded.term} generation {recorded.generation} step {recorded.step}]", dim=True)
+    return f"{clock_time(recorded.time)}  {place}  {recorded.kind}  {facts(recorded)}".rstrip()
 
 
-def log_line(record: JsonObject) -> str:
+def log_line(line: LogLine) -> str:
     """A line that a worker printed, with its rank before it."""
-    colour = "red" if record.get("stream") == "stderr" else "cyan"
-    rank = click.style(f"[rank {record.get('rank', '?')}]", fg=colour)
-    return f"{rank} {record.get('line', '')}"
+    rank = click.style(f"[rank {line.rank}]", fg="red" if line.stream == "stderr" else "cyan")
+    return f"{rank} {line.line}"
 
 
 def clock_time(moment: str) -> str:
@@ -144,7 +145,7 @@ def status_text(status: RunStatus, ref: RunRef) -> str:
         for label, moment in (("submitted", status.submitted_at), ("started", status.started_at), ("ended", status.ended_at))
         if moment
     ]
-    rows += [("member", " ".join(f"{key}={fact(value)}" for key, value in member.items())) for member in status.members]
+    rows += [("member", " ".join(f"{key}={fact(value)}" for key, value in asdict(member).items())) for member in status.members]
     if status.device:
         rows.append(("device", status.device))
     if status.dashboard:
@@ -231,7 +232,7 @@ def _group(status: RunStatus) -> list[tuple[str, str]]:
     rows += [("slow", f"{', '.join(status.stragglers)}: much slower than the others")] if status.stragglers else []
     if status.last_change is None:
         return rows
-    rows.append(("last change", change_sentence(status.last_change)))
+    rows.append(("last change", change_sentence(status.last_change, status.last_change.step)))
     bar = change_bar(status.last_change)
     rows += [("", bar)] if bar else []
     return [*rows, ("changes", str(status.changes))]

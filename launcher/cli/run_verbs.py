@@ -11,7 +11,7 @@ import re
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -22,10 +22,12 @@ from launcher.cli import render
 from launcher.cli.screen import colour_wanted
 from launcher.core.errors import UsageError
 from launcher.core.exit_codes import ExitCode
-from launcher.core.types import JsonObject
+from launcher.core.types import Json
 from launcher.jobs.changes import change_sentence, crew, size_words
 from launcher.jobs.refs import RunRef
 from launcher.jobs.resizing import SizeRequest, Waited
+from launcher.record.events import encode
+from launcher.record.rows import encode_line
 from launcher.record.status import JobState, RunStatus, exit_code_of
 
 _AGES = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -79,7 +81,8 @@ def logs(run: str, follow: bool, rank: int | None, since: str | None, tail: int 
     """Print what the workers of RUN printed."""
     moment = parse_since(since, datetime.now(UTC)) if since is not None else None
     ref = jobs.find(run, runs)
-    _stream(jobs.logs(ref, follow=follow, rank=rank, since=moment, tail=tail), output, render.log_line)
+    for line in jobs.logs(ref, follow=follow, rank=rank, since=moment, tail=tail):
+        _json(encode_line(line)) if output == "json" else _echo(render.log_line(line))
 
 
 @click.command()
@@ -89,7 +92,8 @@ def logs(run: str, follow: bool, rank: int | None, since: str | None, tail: int 
 def events(run: str, follow: bool, runs: str, output: str) -> None:
     """Print the timeline of RUN."""
     ref = jobs.find(run, runs)
-    _stream(jobs.events(ref, follow=follow), output, render.event_line)
+    for recorded in jobs.events(ref, follow=follow):
+        _json(encode(recorded)) if output == "json" else _echo(render.event_line(recorded))
 
 
 @click.command()
@@ -110,14 +114,14 @@ def resize(run: str, size: str | None, no_wait: bool, runs: str, output: str) ->
             expected="a number within the bounds such as 3, or bounds such as 2..6",
             next=f"`launch status {ref.name}` shows what it has",
         )
-    wish = jobs.resize(ref, size)
-    asked = f"{ref.name} is asked for {size_words(wish.workers)}"
-    asked += f" instead of {size_words(wish.before)}" if wish.changed else " already: nothing new was written"
+    request = jobs.resize(ref, size)
+    asked = f"{ref.name} is asked for {size_words(request.workers)}"
+    asked += f" instead of {size_words(request.before)}" if request.changed else " already: nothing new was written"
     if no_wait:
         _show_resized(asked, jobs.status(ref), output)
         return ExitCode.SUCCEEDED
     click.echo(f"{asked}; waiting", err=True)
-    return _wait_for_size(ref, wish, output)
+    return _wait_for_size(ref, request, output)
 
 
 @click.command()
@@ -199,14 +203,14 @@ def run_names(incomplete: str, runs: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
-def _wait_for_size(ref: RunRef, wish: SizeRequest, output: str) -> int:
-    """The exit code: 0 also where the size is still to come, else that of the run's end, 4 where nobody lives to fulfil the wish."""
+def _wait_for_size(ref: RunRef, request: SizeRequest, output: str) -> int:
+    """The exit code: 0 also where the size is still to come, else that of the run's end, 4 where no controller lives to bring it."""
     waited: Waited | None = None
     try:
-        for look in jobs.follow_resize(ref, wish):
+        for look in jobs.follow_resize(ref, request):
             waited = look
     except KeyboardInterrupt:
-        stays = f"the wish stays: {ref.name} is asked for {size_words(wish.workers)}; {render.command('status', ref)} shows how it fares"
+        stays = f"the wish stays: {ref.name} is asked for {size_words(request.workers)}; {render.command('status', ref)} shows how it fares"
         click.echo(f"\n{stays}", err=True)
         if output == "json" and waited is not None:
             _json(waited.status.to_json())
@@ -216,8 +220,8 @@ def _wait_for_size(ref: RunRef, wish: SizeRequest, output: str) -> int:
     if not why:
         said = f"{ref.name} has {crew(status)}"
         change = status.last_change
-        if change is not None and change.get("generation") == status.generation and wish.before.target != wish.workers.target:
-            said += f"\n  {change_sentence(change)}"
+        if change is not None and change.generation == status.generation and request.before.target != request.workers.target:
+            said += f"\n  {change_sentence(change, change.step)}"
     else:
         said = f"{ref.name}: {why}"
     _show_resized(said, status, output)
@@ -243,15 +247,7 @@ def _show(status: RunStatus, ref: RunRef, output: str) -> None:
         _echo(render.status_text(status, ref))
 
 
-def _stream(records: Iterable[JsonObject], output: str, line: Callable[[JsonObject], str]) -> None:
-    for record in records:
-        if output == "json":
-            _json(record)
-        else:
-            _echo(line(record))
-
-
-def _json(value: Any) -> None:
+def _json(value: Json) -> None:
     click.echo(json.dumps(value, allow_nan=False))
 
 

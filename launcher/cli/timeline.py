@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from string import Formatter
-from typing import Any
 
-from launcher.core.types import JsonObject
+from launcher.core.types import Json, Step
 from launcher.jobs.changes import change_sentence, workers_words
+from launcher.record.events import RecordedEvent, Resized
 
-STAMP = ("time", "term", "generation", "step", "kind")
-"""When and where an event happened; the rest of the record are its facts."""
 WHO = ("{worker}", "rank {rank}", "pid {pid} on {node}")
 GROUP = ("{cause}", "generation {to_generation}", "{world_size}", "joining {joined}", "leaving {left}")
 PHRASES: dict[str, tuple[str, ...]] = {
@@ -31,21 +28,18 @@ PHRASES: dict[str, tuple[str, ...]] = {
     "checkpoint_abandoned": ("step {checkpoint_step}", "{reason}", "{detail}"),
 }
 """By kind of event: what is said of its facts, a phrase only where it has them all. Facts without a phrase, and events
-without a row, are printed as key=value; those of `resized` are those of RunStatus.last_change, and have a sentence."""
-_NOTHING: tuple[Any, ...] = (None, "", [], {})
-_WORDS: dict[str, Callable[[Any], str]] = {"world_size": workers_words}
-"""Facts that have words of their own."""
+without a row, are printed as key=value. Those of `resized` have a sentence."""
+_NOTHING: tuple[Json, ...] = (None, "", [], {})
 
 
-def facts(record: JsonObject) -> str:
+def facts(recorded: RecordedEvent) -> str:
     """What an event says, after its stamp."""
-    kind = str(record.get("kind"))
-    if kind == "resized":
-        return _resized(record)
-    told = {key: value for key, value in record.items() if key not in STAMP}
-    phrases = [(phrase, {name for _, name, _, _ in Formatter().parse(phrase) if name}) for phrase in PHRASES.get(kind, ())]
+    if isinstance(recorded.event, Resized):
+        return _resized(recorded.event, recorded.step)
+    told = recorded.facts
+    phrases = [(phrase, {name for _, name, _, _ in Formatter().parse(phrase) if name}) for phrase in PHRASES.get(recorded.kind, ())]
     known = {key for _, keys in phrases for key in keys}
-    words = {key: _WORDS.get(key, _words)(value) for key, value in told.items() if key in known and value not in _NOTHING}
+    words = {key: _fact_words(key, value) for key, value in told.items() if key in known and value not in _NOTHING}
     said = [(phrase, keys) for phrase, keys in phrases if keys <= words.keys()]
     used = {key for _, keys in said for key in keys} | (known - words.keys())
     sentence = ", ".join(phrase.format_map(words) for phrase, _ in said)
@@ -53,13 +47,16 @@ def facts(record: JsonObject) -> str:
     return f"{sentence}  {rest}".strip()
 
 
-def number(value: float) -> str:
+def number(value: float | None) -> str:
+    """Four digits; None, of which the record has only that it is not a number, in words."""
+    if value is None:
+        return "not finite"
     if not math.isfinite(value):
         return str(value)
     return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
 
 
-def fact(value: Any) -> str:
+def fact(value: Json) -> str:
     if isinstance(value, float):
         return number(value)
     if isinstance(value, dict):
@@ -69,12 +66,16 @@ def fact(value: Any) -> str:
     return str(value)
 
 
-def _resized(record: JsonObject) -> str:
-    members = [f"{word} {_words(record[key])}" for word, key in (("joined", "joined"), ("left", "left")) if record.get(key)]
-    return "; ".join([change_sentence(record), *members])
+def _resized(change: Resized, step: Step) -> str:
+    members = [f"{word} {', '.join(workers)}" for word, workers in (("joined", change.joined), ("left", change.left)) if workers]
+    return "; ".join([change_sentence(change, step), *members])
 
 
-def _words(value: Any) -> str:
+def _fact_words(name: str, value: Json) -> str:
+    return workers_words(value) if name == "world_size" and isinstance(value, int) else _words(value)
+
+
+def _words(value: Json) -> str:
     """A fact inside a phrase: lists without brackets, a worker by its id and process."""
     if isinstance(value, list):
         return ", ".join(_words(item) for item in value)

@@ -15,7 +15,7 @@ from launcher.core.clock import Clock, SystemClock
 from launcher.core.errors import StoreUnavailable
 from launcher.core.exit_codes import ExitCode
 from launcher.core.store import is_local
-from launcher.jobs.records import Reader
+from launcher.jobs.records import event_reader, log_reader
 from launcher.jobs.refs import RunRef
 from launcher.record.status import RunStatus, exit_code_of
 
@@ -66,14 +66,14 @@ class Attendance:
         self.screen = screen
         self.last: RunStatus | None = None
         self._clock = clock
-        self._events = Reader(run, "events", whole_lineage_only=True)
-        self._logs = Reader(run, "logs", whole_lineage_only=False)
+        self._events = event_reader(run)
+        self._logs = log_reader(run)
         self._dashboard_said = False
         self._stopping = False
         self._failures = 0
         if not fresh:
-            self._events.newest(0, bool)
-            self._logs.newest(0, bool)
+            self._events.skip()
+            self._logs.skip()
 
     def until_end(self) -> RunStatus | None:
         """The final status; None when the person left."""
@@ -99,11 +99,11 @@ class Attendance:
         return status
 
     def _say_new(self, status: RunStatus) -> None:
-        for record in self._logs.new():
-            self.screen.line(log_line(record))
-        for record in self._events.new():
-            if record.get("kind") not in QUIET_KINDS:
-                self.screen.line(event_line(record))
+        for line in self._logs.new():
+            self.screen.line(log_line(line))
+        for recorded in self._events.new():
+            if recorded.kind not in QUIET_KINDS:
+                self.screen.line(event_line(recorded))
         if status.dashboard and not self._dashboard_said:
             self._dashboard_said = True
             self.screen.line(f"dashboard: {status.dashboard}  ({command('dashboard', self.ref)} says where its token is)")

@@ -19,10 +19,10 @@ FULL_ERROR = "HYDRA_FULL_ERROR=1 shows where it comes from"
 
 
 class Sources(Protocol):
-    """What can be known about a composition, also about one that fails. Every method answers as well as it can and raises nothing."""
+    """What can be known about a composition, also about one that fails. No method raises: what cannot be known is left out of the answer."""
 
     def folders(self) -> list[str]:
-        """The folders searched, first wins."""
+        """The folders that are searched, in this order; a file in an earlier one hides those of the same name."""
         ...
 
     def groups(self) -> list[str]: ...
@@ -55,7 +55,7 @@ def override_of(key: str, overrides: Iterable[str]) -> str | None:
 
 
 def located(error: LauncherError, overrides: Sequence[str], sources: Sources | None = None) -> ConfigError:
-    """The same error, with the place of each key that it names: the command line, or the file that sets it."""
+    """The same error, where each key is followed by the place that sets it: the command line or a file."""
     places = [at(key, overrides, sources) for key in error.where.split(", ") if key]
     return ConfigError(error.what, where=", ".join(places), given=error.given, expected=error.expected, next=error.next)
 

@@ -1,6 +1,6 @@
 """The words of a command line, before Hydra reads them: which `+` is superfluous, and what one override implies for another.
 
-Pure text in, text out. Values are never looked into beyond their first character; Hydra's own grammar does that.
+Pure: text in, text out. Of a value only the first character is looked at; Hydra's own grammar reads the rest.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 _OVERRIDE = re.compile(r"(?P<sign>\+\+|\+|~)?(?P<key>[^=@\s]+)(?P<package>@[^=\s]*)?(?:=(?P<value>.*))?", re.DOTALL)
 LENGTHS = ("trainer.steps", "trainer.epochs")
-"""Two ways to say one thing: whichever the command line names replaces what a file says of the other."""
+"""The two keys that give the length of the training: where the command line sets one, the other is set to null."""
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,16 @@ def read_word(override: str) -> Word | None:
 
 
 def has_superfluous_sign(override: str) -> bool:
-    """Whether `normalise` needs to know what is there already."""
+    """Whether the + of an override may be superfluous, so that `normalise` has to know which groups and keys there are."""
     word = read_word(override)
     return word is not None and word.sign == "+" and word.package is None
 
 
 def normalise(overrides: Sequence[str], *, groups: Collection[str], has_key: Callable[[str], bool]) -> list[str]:
-    """The same overrides, where `+model=resnet` says what `model=resnet` says.
+    """The same overrides, with `model=resnet` for `+model=resnet` where the group or key is there already, because Hydra refuses to add it.
 
-    `groups`: those in the defaults list already. `has_key`: whether a dotted key is in the composition already.
-    Hydra refuses to add what is there. What is really new keeps its `+`; `++`, `~` and `group@package` stay as they are,
-    and so do mappings and lists, which Hydra merges under either spelling.
+    `groups`: those in the defaults list. `has_key`: whether a dotted key is in the composition. A group or key that is not there keeps
+    its `+`; `++`, `~` and `group@package` stay as they are, and so do mappings and lists, which Hydra merges under either spelling.
     """
     return [_plain(override, groups, has_key) for override in overrides]
 
@@ -58,10 +57,7 @@ def _plain(override: str, groups: Collection[str], has_key: Callable[[str], bool
 
 
 def settle_length(overrides: Sequence[str]) -> list[str]:
-    """Let `trainer.steps=100` stand alone where a file gives epochs, and the other way round.
-
-    Adds the other one as null, unless the command line speaks of it too.
-    """
+    """The overrides, with trainer.epochs set to null where they set trainer.steps alone, and the other way round: a file may give the other."""
     named = {word.key: word for override in overrides if (word := read_word(override)) and word.key in LENGTHS}
     if len(named) != 1:
         return list(overrides)

@@ -69,7 +69,11 @@ def main_folder(folder: Path) -> Path:
 
 
 class HydraSources:
-    """One composition's sources (diagnosis.Sources), also where the composition itself fails."""
+    """What Hydra can say of one composition, also where the composition itself fails: the `diagnosis.Sources` of that composition.
+
+    `folder`: where the command was typed. `main`, `added`: the folders of --config-path and --config-dir, absolute. `name`: of the
+    configuration at the top, such as train.
+    """
 
     def __init__(self, *, folder: Path, main: Path | None, added: Path | None, name: str) -> None:
         with shipped_on_path():
@@ -82,7 +86,7 @@ class HydraSources:
         self.overrides: list[str] = []
 
     def prepare(self, overrides: Sequence[str]) -> list[str]:
-        """The overrides as Hydra wants them (launcher.config.overrides), remembered for what is asked later."""
+        """The overrides as Hydra wants them (launcher.config.overrides), which later questions refer to."""
         self.overrides = list(overrides)
         if any(has_superfluous_sign(override) for override in overrides):
             listed = self._listed_groups()
@@ -147,7 +151,7 @@ class HydraSources:
         return None
 
     def _sound_choices(self) -> list[str]:
-        """The overrides that choose something there is; what is wrong with the others does not hide the rest."""
+        """The overrides that choose a group's choice that exists, and hydra.searchpath. With these a composition succeeds when others are wrong."""
         sound = []
         for override in self.overrides:
             word = read_word(override)
@@ -158,7 +162,7 @@ class HydraSources:
         return sound
 
     def _listed_groups(self) -> set[str]:
-        """Groups in the defaults list, also those at null."""
+        """Groups in the defaults list, also those whose choice is null."""
         plain = [override for override in self._sound_choices() if not has_superfluous_sign(override)]
         with contextlib.suppress(*COMPOSITION_ERRORS):
             return set(self.loader.compute_defaults_list(self.name, plain, RunMode.MULTIRUN).overrides.known_choices)

@@ -1,7 +1,7 @@
 """Closing a run that nobody works on: claim the next term, look again, write the final status, make it visible.
 
 The status is written before the base, so that the closing term is never visible without it. Two closers, or a
-controller that takes office meanwhile, race for the term: who is not the highest when it looks leaves its claim
+controller that takes over meanwhile, race for the term: whoever is not the highest when it looks leaves its claim
 without a base, which readers skip.
 """
 
@@ -35,7 +35,7 @@ def close(ref: RunRef, run: RunStore, snapshot: Snapshot, *, state: JobState, re
     final = _final(ref, run, snapshot, written, term=term, step=step, state=state, reason=reason, clock=clock)
     if newest is not None:
         final = replace(final, checkpoint=CheckpointRef(step=newest.step, uri=f"{run.uri}/{newest.key}"))
-    run.put_status(term, final.to_json())
+    run.put_status(term, final)
     run.put_segment("events", term, 1, [_event(final, clock)])
     return run.create_base(term, TermBase(from_term=visible, checkpoint_step=None, adopted_step=Step(step) if step else None))
 

@@ -1,6 +1,6 @@
-"""Changing the size of a run: the wish, within what its batch allows, and the wait until the group has that size or says why not.
+"""Changing the size of a run: the request, within what its batch allows, and the wait until the group has that size or says why not.
 
-The wish is a new revision of what is wanted; the controller in office, or the next one, works towards it. Nothing is
+A request is a new revision of the desired state; the run's controller, or the next one, works towards it. Nothing is
 undone by ending the wait.
 """
 
@@ -23,7 +23,7 @@ from launcher.record.run_store import RunStore
 from launcher.record.status import JobState, RunStatus
 
 WAIT_S = 120.0
-"""A wait ends after so long, whatever the run says; the wish stays."""
+"""A wait ends after so long, whatever the run says; the desired state stays as it is."""
 _SIZE = re.compile(r"([0-9]+)(?:\.\.([0-9]+))?")
 
 
@@ -64,13 +64,13 @@ def resize(ref: RunRef, size: int | str, *, clock: Clock | None = None) -> SizeR
         raise _stopping(ref)
     run = ref.open()
     while True:
-        desired = _wish_in_force(ref, run)
+        desired = _desired_in_force(ref, run)
         wanted = size_wanted(size, desired.workers, spec_in_force(run, desired).config, ref)
         if wanted == desired.workers:
             return SizeRequest(wanted, wanted, desired.revision)
-        wish = replace(desired, revision=desired.revision + 1, workers=wanted, by=person(), at=timestamp(clock.now()))
-        if run.create_desired(wish):
-            return SizeRequest(wanted, desired.workers, wish.revision)
+        changed = replace(desired, revision=desired.revision + 1, workers=wanted, by=person(), at=timestamp(clock.now()))
+        if run.create_desired(changed):
+            return SizeRequest(wanted, desired.workers, changed.revision)
 
 
 def size_wanted(size: int | str, now: WorkerBounds, config: JobConfig, ref: RunRef) -> WorkerBounds:
@@ -99,14 +99,14 @@ def size_wanted(size: int | str, now: WorkerBounds, config: JobConfig, ref: RunR
     return WorkerBounds(min=low, max=high, target=high)
 
 
-def follow_resize(ref: RunRef, wish: SizeRequest, *, timeout_s: float = WAIT_S, clock: Clock | None = None) -> Iterator[Waited]:
-    """Look again and again, until the run has the size that was wished or says why not; after `timeout_s` seconds in any case."""
+def follow_resize(ref: RunRef, request: SizeRequest, *, timeout_s: float = WAIT_S, clock: Clock | None = None) -> Iterator[Waited]:
+    """Look again and again, until the run has the size that was asked for or says why not; after `timeout_s` seconds in any case."""
     clock = clock or SystemClock()
     observation = Observation(ref, clock)
     began = clock.monotonic()
     while True:
         seen = observation.look()
-        why = why_not(seen.status, wish, seen.snapshot.desired)
+        why = why_not(seen.status, request, seen.snapshot.desired)
         if why is None and clock.monotonic() - began >= timeout_s:
             why = _not_yet(seen.status, timeout_s)
         yield Waited(seen.status, why is not None, why or "")
@@ -115,18 +115,18 @@ def follow_resize(ref: RunRef, wish: SizeRequest, *, timeout_s: float = WAIT_S, 
         clock.sleep(POLL_S)
 
 
-def why_not(status: RunStatus, wish: SizeRequest, desired: Desired) -> str | None:
-    """Why a run has not the size that was wished and will not have it soon: "" when it has it, None while it may come."""
-    target = wish.workers.target
+def why_not(status: RunStatus, request: SizeRequest, desired: Desired) -> str | None:
+    """Why a run has not the size that was asked for and will not have it soon: "" when it has it, None while it may come."""
+    target = request.workers.target
     if status.state.terminal:
         return f"it has ended: {status.state.value}"
     if status.state is JobState.STOPPING or desired.state == "stopped":
         return "it is asked to stop"
-    if desired.workers != wish.workers:
+    if desired.workers != request.workers:
         return f"{desired.by} asked for {size_words(desired.workers)} meanwhile"
     if status.state is JobState.LOST:
         return f"{status.reason}; who takes it over fulfils the wish"
-    if status.workers != wish.workers:  # nobody in office has read the wish yet
+    if status.workers != request.workers:  # no controller has read the request yet
         return None
     if status.world_size == target and status.state is JobState.RUNNING:
         return ""
@@ -140,7 +140,7 @@ def _not_yet(status: RunStatus, timeout_s: float) -> str:
     return f"it has {status.world_size} of {status.workers.target} after {timeout_s:g} s, {status.state.value}{said}; the wish stays"
 
 
-def _wish_in_force(ref: RunRef, run: RunStore) -> Desired:
+def _desired_in_force(ref: RunRef, run: RunStore) -> Desired:
     """Raises RunStateError where the run has ended or is asked to stop."""
     snapshot = read_snapshot(run)
     if snapshot.ended and snapshot.written is not None:

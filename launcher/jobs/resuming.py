@@ -151,7 +151,7 @@ def _at_least(config: JobConfig, bounds: WorkerBounds) -> JobConfig:
 
 
 def spec_in_force(run: RunStore, desired: Desired) -> JobSpec:
-    """The spec that a wish names. Raises StoreDamaged when it is missing."""
+    """The spec that the desired state names. Raises StoreDamaged when it is missing."""
     document = run.spec(desired.spec)
     if document is None:
         raise StoreDamaged(f"the record of this run is not whole: spec-{desired.spec}.json is missing", where=run.uri)

@@ -34,7 +34,7 @@ class Snapshot:
 
     @property
     def resuming(self) -> bool:
-        """A resume was wished and no controller has taken office since."""
+        """A resume was asked for and no controller has begun a term since."""
         return self.visible is not None and self.desired.resumes == self.visible
 
     @property
@@ -85,11 +85,10 @@ def read_snapshot(run: RunStore) -> Snapshot:
     """Raises StoreDamaged when the run's record is not whole."""
     desired = run.desired()
     if desired is None:
-        raise StoreDamaged("the record of this run is not whole: it holds no wish", where=run.uri)
+        raise StoreDamaged("the record of this run is not whole: it holds no desired state", where=run.uri)
     highest, bases = run.terms()
     visible = max(bases, default=None)
-    document = run.status(visible) if visible is not None else None
-    return Snapshot(desired, highest, bases, RunStatus.from_json(document) if document is not None else None)
+    return Snapshot(desired, highest, bases, run.status(visible) if visible is not None else None)
 
 
 def as_written(snapshot: Snapshot, name: str, run_id: str) -> RunStatus:

@@ -1,4 +1,4 @@
-"""Ending a run: the wish first, then, where no controller lives to fulfil it, the closing itself."""
+"""Ending a run: the desired state first, then, where no controller lives to act on it, the closing itself."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def stop(ref: RunRef, *, clock: Clock | None = None) -> RunStatus:
     written = read_snapshot(run)
     if written.ended:
         return as_written(written, ref.name, ref.run_id)
-    _wish(run, clock)
+    _ask_to_stop(run, clock)
     for _ in range(_ATTEMPTS):
         seen = observe(ref, clock=clock, closing=False)
         if seen.status.state not in (JobState.PENDING, JobState.LOST) or _close(ref, run, seen, clock):
@@ -46,7 +46,7 @@ def _close(ref: RunRef, run: RunStore, seen: Seen, clock: Clock) -> bool:
     return close(ref, run, snapshot, state=JobState.STOPPED, reason=reason, clock=clock)
 
 
-def _wish(run: RunStore, clock: Clock) -> None:
+def _ask_to_stop(run: RunStore, clock: Clock) -> None:
     while True:
         desired = read_snapshot(run).desired
         if desired.state == "stopped":

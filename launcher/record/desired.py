@@ -27,4 +27,4 @@ class Desired:
     by: str
     at: str
     resumes: Term | None = None
-    """The ended term that this wish, and those after it, ask to go on from: until a higher term is in office, the run is pending again."""
+    """The ended term that this revision, and those after it, ask to go on from: until a higher term has a base, the run is pending again."""

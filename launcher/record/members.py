@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from launcher.core.types import WorkerId
+from launcher.core.types import Generation, Step, WorkerId
 
 
 class Member(Struct, frozen=True, kw_only=True):
@@ -37,3 +37,13 @@ class ResizeFacts(Struct, frozen=True, kw_only=True):
     """The survivors' steps/s while newcomers warmed up over those before."""
     joined: tuple[WorkerId, ...] = ()
     left: tuple[WorkerId, ...] = ()
+
+
+class LastChange(ResizeFacts, frozen=True, kw_only=True):
+    """The newest change of a run's group."""
+
+    generation: Generation
+    """The one that it led to."""
+    step: Step
+    at: str
+    """When it was complete, in ISO 8601."""

@@ -5,7 +5,7 @@ RUNS/RUN_ID/
     code/SHA256.zip             the user's code
     packages/SHA256.txt         the packages that it needs beside the image's, in pip's format
     desired/REVISION.json       what people want; created, never changed
-    terms/T.json, T-base.json   a controller's time in office and what it builds on; created, never changed
+    terms/T.json, T-base.json   the term of a controller and what it builds on; created, never changed
     status/T.json               overwritten by that term's controller only
     events/T-SEQ.jsonl          and metrics/, logs/ alike: append-only, in segments
     checkpoints/STEP-T.json     manifests
@@ -23,13 +23,15 @@ import re
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Literal
 
 from launcher.core.errors import StoreDamaged
 from launcher.core.store import KeyMissing, ObjectStore
-from launcher.core.types import JsonObject, RunId, Term
-from launcher.record.desired import Desired, WorkerBounds
+from launcher.core.types import Json, JsonObject, RunId, Term
+from launcher.record.desired import Desired
 from launcher.record.lineage import TermBase
+from launcher.record.parsing import parsed
+from launcher.record.status import RunStatus
 
 STATUS_INTERVAL_S = 2.0
 LEASE_S = 10.0
@@ -45,7 +47,7 @@ def padded(number: int) -> str:
     return f"{number:012d}"
 
 
-def encode(document: Mapping[str, Any]) -> bytes:
+def encode(document: Mapping[str, Json]) -> bytes:
     return json.dumps(document, separators=(",", ":"), sort_keys=True, allow_nan=False).encode()
 
 
@@ -62,6 +64,9 @@ class RunStore:
     @property
     def uri(self) -> str:
         return f"{self.store.uri.rstrip('/')}/{self.run_id}"
+
+    def _place(self, path: str) -> str:
+        return f"{self.uri}/{path}"
 
     # documents
 
@@ -81,14 +86,14 @@ class RunStore:
         if not isinstance(document, dict):
             raise StoreDamaged(
                 "an object in the run store is not what was written there",
-                where=f"{self.uri}/{path}",
+                where=self._place(path),
                 given=f"{len(data)} bytes" + (f" that begin with {data[:40]!r}" if data else ""),
                 expected="a JSON object",
                 next="restore the file from a copy; where there is none, start the run anew",
             )
         return document
 
-    def claim(self, path: str, document: Mapping[str, Any]) -> bool:
+    def claim(self, path: str, document: Mapping[str, Json]) -> bool:
         """Create a document once; True for the one winner, also when the answer to its write was lost."""
         signed = {**document, "nonce": secrets.token_hex(8)}
         if self.store.create(self.key(path), encode(signed)):
@@ -101,30 +106,23 @@ class RunStore:
         prefix = self.key(folder) + "/"
         return [item.key.removeprefix(prefix) for item in self.store.list(self.key(folder))]
 
-    # spec and wishes
+    # spec and desired state
 
     def spec(self, number: int) -> JsonObject | None:
         return self.read(f"spec-{number}.json")
 
     def desired(self) -> Desired | None:
-        """The newest wish, or None."""
+        """The newest revision, or None. Raises StoreDamaged when it is not whole."""
         names = [name for name in self.names("desired") if _DESIRED.fullmatch(name)]
         return self._desired_at(names[-1]) if names else None
 
     def _desired_at(self, name: str) -> Desired:
-        document: Any = self.read(f"desired/{name}")
-        return Desired(
-            revision=int(name.removesuffix(".json")),
-            state=document["state"],
-            spec=document["spec"],
-            workers=WorkerBounds(**document["workers"]),
-            by=document["by"],
-            at=document["at"],
-            resumes=document.get("resumes"),
-        )
+        path = f"desired/{name}"
+        document = self.read(path) or {}
+        return parsed({**document, "revision": int(name.removesuffix(".json"))}, Desired, where=self._place(path))
 
     def create_desired(self, wanted: Desired) -> bool:
-        """Record a wish under its revision; False when somebody was faster (read again, decide again)."""
+        """Record a revision; False when somebody else has created it (read again, decide again)."""
         document = asdict(wanted)
         del document["revision"]
         return self.claim(f"desired/{padded(wanted.revision)}.json", document)
@@ -132,19 +130,14 @@ class RunStore:
     # terms
 
     def terms(self) -> tuple[Term, dict[Term, TermBase]]:
-        """The highest claimed term (0 when none) and the bases of all terms that have one."""
+        """The highest claimed term (0 when none) and the bases of all terms that have one. Raises StoreDamaged."""
         highest = 0
         bases: dict[Term, TermBase] = {}
         for number, name in self._term_names():
             highest = max(highest, number)
             if name.endswith("-base.json"):
-                document: Any = self.read(f"terms/{name}")
-                bases[Term(number)] = TermBase(
-                    from_term=document["from_term"],
-                    checkpoint_step=document["checkpoint_step"],
-                    adopted_step=document["adopted_step"],
-                    workers=tuple(document.get("workers", ())),
-                )
+                path = f"terms/{name}"
+                bases[Term(number)] = parsed(self.read(path), TermBase, where=self._place(path))
         return Term(highest), bases
 
     def highest_term(self) -> Term:
@@ -176,15 +169,18 @@ class RunStore:
 
     # status
 
-    def status(self, term: Term) -> JsonObject | None:
-        return self.read(f"status/{padded(term)}.json")
+    def status(self, term: Term) -> RunStatus | None:
+        """What the holder of a term wrote last, or None. Raises StoreDamaged when it is not whole."""
+        path = f"status/{padded(term)}.json"
+        document = self.read(path)
+        return RunStatus.from_json(document, where=self._place(path)) if document is not None else None
 
-    def put_status(self, term: Term, document: Mapping[str, Any]) -> None:
-        self.store.put(self.key(f"status/{padded(term)}.json"), encode(document))
+    def put_status(self, term: Term, status: RunStatus) -> None:
+        self.store.put(self.key(f"status/{padded(term)}.json"), encode(status.to_json()))
 
     # segments
 
-    def put_segment(self, stream: Stream, term: Term, sequence: int, records: Iterable[Mapping[str, Any]]) -> None:
+    def put_segment(self, stream: Stream, term: Term, sequence: int, records: Iterable[Mapping[str, Json]]) -> None:
         """Write one segment; the same segment may be written again with the same content after a lost answer."""
         self.store.put(
             self.key(f"{stream}/{padded(term)}-{padded(sequence)}.jsonl"), b"".join(encode(record) + b"\n" for record in records)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+
+from msgspec import to_builtins
 
 from launcher.core.exit_codes import ExitCode
 from launcher.core.types import JsonObject
 from launcher.record.desired import WorkerBounds
+from launcher.record.members import LastChange, Member
+from launcher.record.parsing import parsed
 
 
 class JobState(StrEnum):
@@ -42,9 +46,9 @@ class StateMeaning:
 _S = JobState
 _ENDS = {_S.STOPPED, _S.FAILED, _S.LOST}
 STATES: dict[JobState, StateMeaning] = {
-    _S.PENDING: StateMeaning("wished for; no controller yet", False, frozenset({_S.STARTING, _S.FAILED, _S.STOPPED})),
+    _S.PENDING: StateMeaning("asked for; no controller yet", False, frozenset({_S.STARTING, _S.FAILED, _S.STOPPED})),
     _S.STARTING: StateMeaning(
-        "a controller is in office; workers start and load their state", False, frozenset({_S.RUNNING, _S.STOPPING} | _ENDS)
+        "a controller has begun its term; workers start and load their state", False, frozenset({_S.RUNNING, _S.STOPPING} | _ENDS)
     ),
     _S.RUNNING: StateMeaning("training", False, frozenset({_S.RESIZING, _S.STOPPING, _S.STARTING, _S.SUCCEEDED} | _ENDS)),
     _S.RESIZING: StateMeaning(
@@ -85,15 +89,12 @@ class RunStatus:
     generation: int = 0
     world_size: int = 0
     workers: WorkerBounds
-    members: tuple[JsonObject, ...] = ()
-    """One object a worker of the generation: id, rank, node, pid."""
+    members: tuple[Member, ...] = ()
+    """The workers of the generation, by rank."""
     changes: int = 0
     """How often the group of workers has changed in this run."""
-    last_change: JsonObject | None = None
-    """The newest change of the group, with the facts of its event `resized`: cause, reason, from_size, to_size, generation,
-    step, at (ISO 8601), joined and left (ids of workers); in seconds, null where unknown, detect_s, agree_s, form_s,
-    move_s, first_step_s, total_s, and pause_s as the loop of the worst survivor felt it; slowdown: the survivors'
-    steps/s while newcomers warmed up over those before, or null."""
+    last_change: LastChange | None = None
+    """The newest change of the group."""
     waiting_for: str = ""
     """The capacity that is missing for the wanted size, in words; "" when none is."""
     draining: tuple[str, ...] = ()
@@ -103,8 +104,8 @@ class RunStatus:
     steps_lost: int = 0
     samples_repeated: int = 0
     train_loss: float | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
-    """Of the newest evaluation on the held-out split."""
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    """Of the newest evaluation on the held-out split. Null: not finite."""
     samples_per_s: float | None = None
     goodput: float | None = None
     """Time in committed steps / time since submit, between 0 and 1."""
@@ -122,20 +123,16 @@ class RunStatus:
     exit_code: int | None = None
 
     def to_json(self) -> JsonObject:
-        document: JsonObject = asdict(self)
+        document: JsonObject = to_builtins(self)
+        change = document["last_change"]
+        if isinstance(change, dict):
+            document["last_change"] = dict(sorted(change.items()))
         return document
 
     @classmethod
-    def from_json(cls, document: Any) -> RunStatus:
-        known = {item.name for item in fields(cls)}
-        values = {key: value for key, value in document.items() if key in known}
-        values["state"] = JobState(values["state"])
-        values["workers"] = WorkerBounds(**values["workers"])
-        for key in ("members", "draining", "stragglers"):
-            values[key] = tuple(values.get(key, ()))
-        if values.get("checkpoint") is not None:
-            values["checkpoint"] = CheckpointRef(**values["checkpoint"])
-        return cls(**values)
+    def from_json(cls, document: object, *, where: str = "a run's status") -> RunStatus:
+        """Keys that are not known are passed over. Raises StoreDamaged that names `where` and the key."""
+        return parsed(document, cls, where=where)
 
 
 def exit_code_of(state: JobState) -> ExitCode:

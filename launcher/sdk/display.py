@@ -28,12 +28,12 @@ def _rows(status: RunStatus) -> list[tuple[str, str]]:
     rows.append(("step", _progress(status)))
     if status.train_loss is not None:
         rows.append(("loss", f"{status.train_loss:.4g}"))
-    rows += [(escape(name), f"{value:.4g}") for name, value in sorted(status.metrics.items())]
+    rows += [(escape(name), f"{value:.4g}" if value is not None else "not finite") for name, value in sorted(status.metrics.items())]
     if status.samples_per_s is not None:
         rows.append(("samples/s", f"{status.samples_per_s:,.0f}"))
     rows.append(("workers", escape(crew(status))))
     if status.last_change is not None:
-        rows.append(("last change", escape(change_sentence(status.last_change))))
+        rows.append(("last change", escape(change_sentence(status.last_change, status.last_change.step))))
     if status.checkpoint is not None:
         rows.append(("checkpoint", f"step {status.checkpoint.step} <code>{escape(status.checkpoint.uri)}</code>"))
     if status.dashboard.startswith(("http://", "https://")):

@@ -12,6 +12,8 @@ from launcher.core.clock import Clock, SystemClock
 from launcher.core.errors import LauncherError
 from launcher.core.types import JsonObject
 from launcher.jobs.refs import RunRef
+from launcher.record.events import encode
+from launcher.record.rows import encode_line, encode_row
 from launcher.record.status import RunStatus
 from launcher.sdk.display import run_html
 
@@ -77,15 +79,15 @@ class Run:
         self, *, follow: bool = False, rank: int | None = None, since: datetime | None = None, tail: int | None = None
     ) -> Iterator[JsonObject]:
         """What the workers printed: {time, worker, rank, generation, stream, line}, oldest first."""
-        return jobs.logs(self._ref, follow=follow, rank=rank, since=since, tail=tail, clock=self._clock)
+        return map(encode_line, jobs.logs(self._ref, follow=follow, rank=rank, since=since, tail=tail, clock=self._clock))
 
     def events(self, *, follow: bool = False) -> Iterator[JsonObject]:
-        """The timeline, oldest first."""
-        return jobs.events(self._ref, follow=follow, clock=self._clock)
+        """The timeline, oldest first: {time, term, generation, step, kind} and the facts of the kind."""
+        return map(encode, jobs.events(self._ref, follow=follow, clock=self._clock))
 
     def metrics(self) -> list[JsonObject]:
         """Rows of training and evaluation metrics by step; `pandas.DataFrame(run.metrics())` reads them."""
-        return jobs.metrics(self._ref)
+        return [encode_row(row) for row in jobs.metrics(self._ref)]
 
     def resize(self, size: int | str, *, wait: bool = True) -> RunStatus:
         """Ask for another number of workers: `run.resize(3)` within the bounds, `run.resize("2..6")` the bounds, with 6 wanted.
@@ -93,10 +95,10 @@ class Run:
         Waits until the run has that size or says why not (status.reason, status.waiting_for), at most two minutes. An
         interrupt ends the wait alone. Raises ConfigError for a size that it cannot have, RunStateError for an ended run.
         """
-        wish = jobs.resize(self._ref, size, clock=self._clock)
+        request = jobs.resize(self._ref, size, clock=self._clock)
         if not wait:
             return self.status()
-        *_, last = jobs.follow_resize(self._ref, wish, clock=self._clock)
+        *_, last = jobs.follow_resize(self._ref, request, clock=self._clock)
         return last.status
 
     def stop(self) -> RunStatus:

@@ -13,11 +13,12 @@ from launcher.config.schema import Component
 from launcher.core.errors import ConfigError, nearest
 
 
-def build(component: Component, *args: Any, key: str, **replacements: Any) -> Any:
+def build(component: Component, *args: object, key: str, **replacements: object) -> Any:
     """Call the component with its parameters; `args` come first, `replacements` win over parameters of the same name.
 
     A parameter that is itself a mapping with `_target_` is built before. `key` is the component's place in the configuration.
-    Raises ConfigError where the path leads nowhere or the parameters do not fit; what the callable raises comes out unchanged.
+    The result is whatever the callable gives. Raises ConfigError where the path leads nowhere or the parameters do not fit; what the
+    callable raises comes out unchanged.
     """
     function = import_target(component.target, f"{key}.{TARGET}")
     params = {name: _built(value, f"{key}.{name}") for name, value in component.params.items()} | replacements
@@ -25,10 +26,10 @@ def build(component: Component, *args: Any, key: str, **replacements: Any) -> An
     return function(*args, **params)
 
 
-def import_target(path: str, where: str) -> Callable[..., Any]:
+def import_target(path: str, where: str) -> Callable[..., object]:
     """The callable at a dotted path. An error inside the module that is imported comes out unchanged."""
     parts = path.split(".")
-    found: Any = None
+    found: object = None
     for index, part in enumerate(parts):
         if hasattr(found, part):
             found = getattr(found, part)
@@ -50,22 +51,22 @@ def import_target(path: str, where: str) -> Callable[..., Any]:
             raise ConfigError(f"{'.'.join(parts[:index])} has no {part}", where=where, given=path, expected=expected) from None
     if not callable(found):
         raise ConfigError("it cannot be called", where=where, given=path, expected="the path of a class or function")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
-def _names(place: Any) -> list[str]:
+def _names(place: object) -> list[str]:
     submodules = [item.name for item in pkgutil.iter_modules(getattr(place, "__path__", []))]
     return [name for name in [*dir(place), *submodules] if not name.startswith("_")]
 
 
-def _built(value: Any, key: str) -> Any:
+def _built(value: object, key: str) -> object:
     if isinstance(value, Mapping) and isinstance(value.get(TARGET), str):
         return build(Component(target=value[TARGET], params={name: item for name, item in value.items() if name != TARGET}), key=key)
     return value
 
 
 def _check_parameters(
-    function: Callable[..., Any], component: Component, key: str, args: tuple[Any, ...], params: Mapping[str, Any]
+    function: Callable[..., object], component: Component, key: str, args: tuple[object, ...], params: Mapping[str, object]
 ) -> None:
     try:
         signature = inspect.signature(function)

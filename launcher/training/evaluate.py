@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from launcher.training.comm.collective import Collective
 from launcher.training.data.samples import Samples
 from launcher.training.shards.batch import share
 from launcher.training.step import Objective
-
-if TYPE_CHECKING:
-    from launcher.training.comm.collective import Collective
 
 
 def evaluate(

@@ -3,47 +3,62 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from launcher.core.errors import TrainingDiverged, UserCodeError
+from launcher.training.data.samples import Batch
+from launcher.training.reduce.exchange import Exchange
 from launcher.training.shards.batch import BatchPlan
 from launcher.training.shards.per_shard import PerShardLayers
 from launcher.training.shards.random_streams import OTHER_OPERATORS, mix
 from launcher.training.shards.tracked_buffers import TrackedBuffers
-from launcher.training.tasks import Batch, Task, at_least_fp32
-
-if TYPE_CHECKING:
-    from launcher.training.comm.collective import Collective
+from launcher.training.state.train_state import Scheduler
+from launcher.training.tasks import Task, at_least_fp32
 
 
 @dataclass(frozen=True)
 class StepFlags:
-    """What a rank says with its part of a step, so that all ranks learn it at the same step."""
+    """What a rank tells the others with its part of a step, so that all ranks act on it after the same step."""
 
     stop: bool = False
+    """This rank was asked to end the training."""
     switch: bool = False
+    """This rank knows the decision to go over to the next generation."""
 
 
 @dataclass(frozen=True)
-class StepSums:
-    """What the step's last collective brought, over all B samples."""
+class StepResult:
+    """What is known of a step once it is applied, the same on every rank."""
 
     loss: float
-    """Mean."""
+    """Mean over all samples of the batch."""
     metrics: dict[str, float]
-    """Means."""
+    """Means over all samples of the batch."""
+    grad_norm: float | None
+    """Before clipping; None where nothing is clipped."""
     stop: bool
     """Some rank was asked to stop."""
     switch: bool
     """Every rank knows the decision to go over to the next generation: this step is the last one of theirs."""
+
+
+@dataclass(frozen=True)
+class StepSums:
+    """What the step's last collective brought, over all B samples: scalars as in StepResult."""
+
+    loss: float
+    metrics: dict[str, float]
+    stop: bool
+    switch: bool
     statistics: list[Tensor]
+    """Of the BatchNorm layers, as RunningStatistics.sums; to be divided by the number of shards."""
     buffers: list[Tensor]
+    """As TrackedBuffers.sums; to be divided by the number of shards."""
 
 
 class Objective:
@@ -70,7 +85,7 @@ class Objective:
             figures = [losses.detach(), *(metrics[name] for name in names)]
             return losses, torch.stack([at_least_fp32(figure).sum() for figure in figures])
 
-    def autocast(self) -> AbstractContextManager[Any]:
+    def autocast(self) -> AbstractContextManager[object]:
         return torch.autocast(torch.device(self._device).type, torch.bfloat16) if self._bf16 else nullcontext()
 
     def _check(self, losses: Tensor, metrics: dict[str, Tensor], names: tuple[str, ...], samples: int) -> None:
@@ -92,41 +107,8 @@ class Objective:
                 )
 
 
-class Exchange(Protocol):
-    """How gradients, and with them the step's other sums, are added up over the batch: gradient_exchange.py, exact_exchange.py."""
-
-    dtype: torch.dtype
-    """Of everything that is summed."""
-
-    @property
-    def per_shard(self) -> bool:
-        """Whether it takes the shards one by one, each with its own sums; else a rank's all together, with its last backward pass."""
-        ...
-
-    @property
-    def world_size(self) -> int: ...
-
-    def use(self, collective: Collective) -> None:
-        """Go on in another generation, of any world size. The one before was left, or has no call under way."""
-        ...
-
-    def check(self) -> None:
-        """Raises CollectiveBroken once the generation was left: what is computed further is in vain. So does the last backward pass."""
-        ...
-
-    def begin_step(self) -> None: ...
-
-    def arm(self, sums: Tensor, *, last: bool) -> None:
-        """Before a backward pass, the rank's last one in the step or not, (n,): sums that belong to it. Raises CollectiveBroken."""
-        ...
-
-    def finish(self) -> Tensor:
-        """After the last backward pass: the gradients of the whole batch are in `.grad`; the sums of `sums`. Raises CollectiveBroken."""
-        ...
-
-
 class TrainingStep:
-    """The computation of a step on one rank."""
+    """The step on one rank: `run` computes it with the other ranks and applies it."""
 
     def __init__(
         self,
@@ -134,7 +116,7 @@ class TrainingStep:
         layers: PerShardLayers,
         buffers: TrackedBuffers,
         optimizer: torch.optim.Optimizer,
-        scheduler: Any | None,
+        scheduler: Scheduler | None,
         plan: BatchPlan,
         *,
         seed: int,
@@ -151,6 +133,16 @@ class TrainingStep:
         self._clip = grad_clip_norm
         self._on_forward = on_forward
         self._parameters = [parameter for parameter in objective.model.parameters() if parameter.requires_grad]
+
+    def run(self, step: int, forwards: tuple[range, ...], batches: Iterable[Batch], exchange: Exchange, flags: StepFlags) -> StepResult:
+        """Take the state from `step` to `step` + 1.
+
+        forwards: the shards of each forward pass of this rank; batches: one for each of them.
+        Whatever is raised, the parameters and buffers are those before the step: CollectiveBroken, TrainingDiverged, the user's own.
+        """
+        sums = self.compute(step, forwards, batches, exchange, flags)
+        grad_norm = self.apply(sums, step + 1)
+        return StepResult(sums.loss, sums.metrics, grad_norm, sums.stop, sums.switch)
 
     def compute(self, step: int, forwards: tuple[range, ...], batches: Iterable[Batch], exchange: Exchange, flags: StepFlags) -> StepSums:
         """Gradients of the whole batch in `.grad` of the parameters; nothing else of the state is changed.
@@ -241,6 +233,15 @@ def diverged(what: str, step: int, given: str) -> TrainingDiverged:
         expected="finite numbers",
         next="lower optimizer.lr or set trainer.grad_clip_norm, then resume from the last good checkpoint",
     )
+
+
+def check_finite(tensors: Mapping[str, Tensor], step: int) -> None:
+    """Raises TrainingDiverged where a tensor of the state after `step` steps holds a number that is not finite."""
+    names = [name for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel()]
+    norms = torch._foreach_norm([tensors[name] for name in names], float("inf"))
+    for name, norm in zip(names, torch.stack([norm.float() for norm in norms]).tolist(), strict=True):
+        if not norm < float("inf"):
+            raise diverged("the state is not finite", step, f"{name} holds {norm}")
 
 
 def seed_operators(seed: int) -> None:

@@ -9,15 +9,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from launcher.core.errors import UserCodeError
-
-Batch = tuple[Tensor, ...]
-"""What the data set gives, samples along the first dimension: n of them."""
+from launcher.training.data.samples import Batch
 
 
 class Task(Protocol):
     """Losses and metrics are per sample, so that their sums are the same however samples are grouped."""
 
-    def inputs(self, batch: Batch) -> tuple[Any, ...]:
+    def inputs(self, batch: Batch) -> tuple[object, ...]:
         """The arguments that the model is called with."""
         ...
 

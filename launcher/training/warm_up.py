@@ -7,16 +7,20 @@ pass are those of the shards one at a time. Buffers that change outside those la
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from launcher.config.schema import JobConfig
+from launcher.core.errors import UserCodeError
+from launcher.training.data.samples import Batch, read_forward
+from launcher.training.parts import JobParts
+from launcher.training.shards.batch import BatchPlan
 from launcher.training.shards.per_shard import NotPerShard, PerShardLayers
 from launcher.training.shards.random_streams import OTHER_OPERATORS, mix
 from launcher.training.step import Objective, seed_operators
-from launcher.training.tasks import Batch
 
 TOLERANCE = 1e-3
 """Relative difference, in fp32, below which two results are the same one computed in another order."""
@@ -25,6 +29,7 @@ TOLERANCE = 1e-3
 @dataclass(frozen=True)
 class WarmUp:
     fused: bool
+    """Whether several shards share a forward pass."""
     reason: str
     """In words, for the events."""
 
@@ -34,6 +39,30 @@ class Trial:
     warm_up: WarmUp
     buffers: list[str]
     """Names of buffers that change while training, outside of BatchNorm layers."""
+
+
+def try_a_step(parts: JobParts, plan: BatchPlan, config: JobConfig, device: str) -> Trial:
+    """Try the first shards of the first step, in fp32; the model is as before then. `plan`: that of fused passes.
+
+    Raises UserCodeError where elastic.exact asks for an algorithm that torch does not have; what the user's own code raises comes out
+    unchanged.
+    """
+    pair = min(2, plan.width)
+    shards = [read_forward(parts.train, parts.order, plan, 0, range(index, index + 1)) for index in range(pair)]
+    together = read_forward(parts.train, parts.order, plan, 0, range(2)) if pair == 2 else None
+    objective = Objective(parts.model, parts.objective.task, precision="fp32", device=device)
+    try:
+        return TrialStep(objective, parts.layers, seed=config.seed).run(shards, together, config.trainer.fuse, exact=config.elastic.exact)
+    except RuntimeError as error:
+        if config.elastic.exact and "deterministic implementation" in str(error):
+            raise UserCodeError(
+                "torch has no deterministic algorithm for an operator of the job",
+                where="elastic.exact",
+                given=str(error).partition(".")[0],
+                expected="operators that give the same bits each time",
+                next="use another operator, or elastic.exact=false",
+            ) from error
+        raise
 
 
 class RandomOperators(TorchDispatchMode):  # type: ignore[no-untyped-call] # untyped in torch
@@ -68,7 +97,7 @@ class TrialStep:
         self._seed = seed
         self._start = {name: buffer.clone() for name, buffer in self._model.named_buffers() if id(buffer) not in layers.statistics.buffers}
 
-    def run(self, shards: list[Batch], together: Batch | None, fuse: Literal["auto", "on", "off"], *, exact: bool = False) -> Trial:
+    def run(self, shards: list[Batch], together: Batch | None, fuse: str, *, exact: bool) -> Trial:
         """`shards`: the batches of the first two shards (or of the only one); `together`: both as one fused pass, None where there is one."""
         with RandomOperators(self._layers) as operators:
             first = self._pass(range(1), shards[0])

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from launcher.config.schema import JobConfig
-from launcher.training.comm.collective import Collective, CollectiveBroken
+from launcher.training.comm.collective import Collective
+from launcher.training.comm.transport import CollectiveBroken
 from launcher.training.data.samples import read_forward
-from launcher.training.reduce import gradient_exchange
+from launcher.training.reduce import exchange
 from launcher.training.reduce.exact_exchange import ExactExchange
 from launcher.training.step import StepFlags
 from launcher.training.trainer import RunOutcome, Trainer
@@ -51,7 +52,7 @@ def jobs() -> dict[str, JobConfig]:
 def digest(made: Trainer) -> str:
     """Of the bits of all parameters, buffers and tensors of the optimizer."""
     whole = hashlib.sha256()
-    for name, value in sorted(made._state.tensors().items()):
+    for name, value in sorted(made._parts.state.tensors().items()):
         whole.update(name.encode() + value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return whole.hexdigest()
 
@@ -72,8 +73,8 @@ class Digests(Recorder):
 
 def small_buckets() -> None:
     """So that models of a test have several."""
-    gradient_exchange.FIRST_BUCKET_BYTES = 1 << 12
-    gradient_exchange.BUCKET_BYTES = 1 << 16
+    exchange.FIRST_BUCKET_BYTES = 1 << 12
+    exchange.BUCKET_BYTES = 1 << 16
 
 
 def built(config: JobConfig) -> tuple[Trainer, Digests]:
@@ -133,7 +134,7 @@ class Life:
             for number, shards in enumerate(forwards, 1):
                 if made.step == leaves_in and number == len(forwards):
                     collective.leave()
-                yield read_forward(made._train, made._order, made._plan, made.step, shards)
+                yield read_forward(made._parts.train, made._parts.order, made._plan, made.step, shards)
 
         while made.step < until:
             sums = made._step.compute(made.step, forwards, batches(), self.exchange, StepFlags())
@@ -143,12 +144,14 @@ class Life:
             self.losses[made.step] = sums.loss
 
     def give(self, key: str) -> None:
-        state = self.made._state
+        state = self.made._parts.state
         tensors = {name: value.clone() for name, value in state.tensors().items()}
         SharedStore(self.me.port).set(key, pickle.dumps((tensors, state.document(self.made.step))))
 
     def take(self, key: str) -> None:
-        self.made.step = self.made._state.load(*pickle.loads(SharedStore(self.me.port).get(key, HANG_S)))
+        tensors, document = pickle.loads(SharedStore(self.me.port).get(key, HANG_S))
+        self.made._parts.state.load(tensors, document)
+        self.made.step = document.step
 
 
 CHANGING = {

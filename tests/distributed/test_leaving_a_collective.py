@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from launcher.training.comm.collective import Collective, CollectiveBroken
+from launcher.training.comm.collective import Collective
+from launcher.training.comm.transport import CollectiveBroken
 from tests.distributed.ranks import HANG_S, Rank, SharedStore, processes, run_ranks, store_server
 
 pytestmark = pytest.mark.distributed

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from launcher.config.schema import Component
-from launcher.training.comm.collective import Collective, CollectiveBroken, Work
+from launcher.training.comm.collective import Collective, Work
+from launcher.training.comm.transport import CollectiveBroken
 from launcher.training.state import pieces as state_pieces
 from launcher.training.state.train_state import TrainState
-from launcher.training.state.transfer import StateDamaged, StateMove, share_state
+from launcher.training.state.transfer import StateDamaged, StateHeader, StateMove, share_state
 from models.mlp import MLP
 from models.resnet import ResNet
 from tests.distributed.ranks import HANG_S, Rank, SharedStore, processes, run_ranks, store_server
@@ -126,13 +127,13 @@ def share_and_go_on(me: Rank, move: StateMove) -> dict[str, Found]:
             state, holds_own = made(kind, place, STEPS - 1 if place == 1 else 0), place == 1
             if place == 0:
                 state.prepare_to_receive()
-        mine = {**state.document(STEPS), "rank": me.rank, "rows": [{"loss": 0.1 + 0.2, "none": None}] * 1000}
+        mine = StateHeader(state.document(STEPS), {"rank": me.rank, "rows": [{"loss": 0.1 + 0.2, "none": None}] * 1000})
         header = share_state(collective, move, state, mine, device="cpu", holds_own=holds_own)
         moved = bits(state)
         if me.rank in move.donors + move.receivers:
             train(state, range(STEPS, STEPS + 3))
         found[kind] = (
-            {**header, "optimizer": None, "scheduler": None},
+            {**header.records, "step": header.document.step},
             moved,
             bits(state),
             [group["lr"] for group in state.optimizer.param_groups],
@@ -164,7 +165,9 @@ def test_receivers_hold_the_donors_state_and_continue_as_they_do(
 
 def share_nothing(me: Rank) -> Any:
     state = made("mlp", me.rank, 0)
-    return share_state(formed(me, "nothing"), StateMove((0, 1), ()), state, {"rank": me.rank}, device="cpu", holds_own=True)
+    return share_state(
+        formed(me, "nothing"), StateMove((0, 1), ()), state, StateHeader(state.document(0), {"rank": me.rank}), device="cpu", holds_own=True
+    ).records
 
 
 def test_without_receivers_nobody_waits() -> None:
@@ -193,12 +196,12 @@ def damage(me: Rank, message: int, holds_own: bool) -> tuple[int, int | None, bo
         state = made("resnet", 0, STEPS)
         tampering: Any = Tampers(collective, message)
         with suppress(CollectiveBroken):  # the receiver may be gone before all was sent
-            share_state(tampering, StateMove((0,), (1,)), state, state.document(STEPS), device="cpu", holds_own=False)
+            share_state(tampering, StateMove((0,), (1,)), state, StateHeader(state.document(STEPS), {}), device="cpu", holds_own=False)
         return None
     state = made("resnet", 0, STEPS - 1)
     before, document = bits(state), state.document(0)
     with pytest.raises(StateDamaged) as caught:
-        share_state(collective, StateMove((0,), (1,)), state, {}, device="cpu", holds_own=holds_own)
+        share_state(collective, StateMove((0,), (1,)), state, StateHeader(document, {}), device="cpu", holds_own=holds_own)
     return caught.value.donor, caught.value.piece, (bits(state), state.document(0)) == (before, document)
 
 
@@ -216,7 +219,7 @@ def test_a_newcomer_finds_it_too() -> None:
 def others_differ(me: Rank) -> str | None:
     state = made("mlp" if me.rank else "resnet", 0, 1)
     try:
-        share_state(formed(me, "differ"), StateMove((0, 1), (2,)), state, state.document(1), device="cpu", holds_own=True)
+        share_state(formed(me, "differ"), StateMove((0, 1), (2,)), state, StateHeader(state.document(1), {}), device="cpu", holds_own=True)
     except (StateDamaged, CollectiveBroken) as error:
         return str(error)
     return None
@@ -251,7 +254,7 @@ def lose_a_donor(rank: int, port: int, answers: Any) -> None:
         collective = Dies(collective, 20)
     start = time.monotonic()
     try:
-        share_state(collective, StateMove((0, 1), (2,)), state, state.document(STEPS), device="cpu", holds_own=True)
+        share_state(collective, StateMove((0, 1), (2,)), state, StateHeader(state.document(STEPS), {}), device="cpu", holds_own=True)
         outcome = "shared"
     except CollectiveBroken:
         outcome = "broken"

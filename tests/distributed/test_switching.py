@@ -15,7 +15,8 @@ import torch
 
 from launcher.config.schema import JobConfig
 from launcher.core.types import JsonObject
-from launcher.training.comm.collective import Collective, CollectiveBroken
+from launcher.training.comm.collective import Collective
+from launcher.training.comm.transport import CollectiveBroken
 from launcher.training.state.transfer import StateMove
 from launcher.training.step import StepFlags
 from launcher.training.trainer import RunOutcome, Trainer
@@ -92,7 +93,7 @@ class Member(Recorder):
         self.made: Trainer = trainer(JOBS[name], self)
         if rank > 0:  # as if built on another machine, where nothing came out alike
             with torch.no_grad():
-                for parameter in self.made._model.parameters():
+                for parameter in self.made._parts.model.parameters():
                     parameter.add_(1.0)
         self.made.warm_up()
 
@@ -207,7 +208,7 @@ def kill_itself_in_the_middle_of(member: Member, step: int) -> None:
         if member.made.step == step:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    next(iter(member.made._model.parameters())).register_post_accumulate_grad_hook(kill)
+    next(iter(member.made._parts.model.parameters())).register_post_accumulate_grad_hook(kill)
 
 
 def train_until_broken(member: Member, group: Group) -> list[bool]:

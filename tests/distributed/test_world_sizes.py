@@ -11,7 +11,8 @@ import torch
 
 from launcher.config.schema import JobConfig
 from launcher.core.errors import TrainingDiverged
-from launcher.training.comm.collective import Collective, CollectiveBroken
+from launcher.training.comm.collective import Collective
+from launcher.training.comm.transport import CollectiveBroken
 from launcher.training.state.transfer import StateMove
 from launcher.training.step import StepFlags
 from launcher.training.trainer import RunOutcome, Trainer
@@ -58,12 +59,12 @@ def train_all(me: Rank) -> dict[str, tuple[Recorder, dict[str, torch.Tensor]]]:
         made = trainer(config, recorder)
         if me.rank > 0:
             with torch.no_grad():
-                for parameter in made._model.parameters():
+                for parameter in made._parts.model.parameters():
                     parameter.add_(1.0)
         collective = formed(me, name)
         start_afresh(made, collective)
         assert made.run(collective) is RunOutcome.FINISHED
-        results[name] = (recorder, {key: value.clone() for key, value in made._state.tensors().items()})
+        results[name] = (recorder, {key: value.clone() for key, value in made._parts.state.tensors().items()})
     return results
 
 
@@ -193,8 +194,8 @@ def restore_elsewhere(me: Rank) -> tuple[float, float, list[float]]:
     parts = [part for found, _ in everything for part in found]
     again = trainer(config, Recorder(), store)
     again.restore(manifest(parts, config))
-    same = all(torch.equal(value, again._state.tensors()[key]) for key, value in made._state.tensors().items())
-    return float(same), again.step, [group["lr"] for group in again._optimizer.param_groups]
+    same = all(torch.equal(value, again._parts.state.tensors()[key]) for key, value in made._parts.state.tensors().items())
+    return float(same), again.step, [group["lr"] for group in again._parts.state.optimizer.param_groups]
 
 
 def test_what_three_ranks_saved_one_can_load() -> None:

@@ -303,10 +303,10 @@ class Checker:
     def found_ended(self) -> None:
         """A controller reads that the run has ended; whoever wrote it may have died before it could say so."""
         if self.final is None:
-            document = self.cluster.plain_run.status(Term(self.based_term))
-            assert document is not None
+            status = self.cluster.plain_run.status(Term(self.based_term))
+            assert status is not None
             self._found = True
-            self._ended(JobState(str(document["state"])), str(document["reason"]))
+            self._ended(status.state, status.reason)
 
     def _ended(self, state: JobState, reason: str) -> None:
         self.reason = reason

@@ -13,7 +13,7 @@ from launcher.core.types import Generation, RunId, Step, Term
 from launcher.record.lineage import TermBase
 from launcher.record.rows import MetricsRow
 from launcher.record.run_store import RunStore
-from launcher.record.status import JobState
+from launcher.record.status import RunStatus
 from launcher.runtime.controller.checkpoint_committer import CheckpointCommitter, Save
 from launcher.runtime.controller.controller import Controller
 from launcher.runtime.controller.effects import EndWorkers, Work
@@ -52,16 +52,14 @@ class ObservedRun(RunStore):
                 self._controller.leads = True
         return created
 
-    def put_status(self, term: Term, document: Any) -> None:
-        state = JobState(document["state"])
+    def put_status(self, term: Term, status: RunStatus) -> None:
         try:
-            super().put_status(term, document)
+            super().put_status(term, status)
         except StoreUnavailable:
-            written = self._cluster.plain_run.status(term)
-            if written is None or written["state"] != state:
+            if self._cluster.plain_run.status(term) != status:
                 raise
-        if state.terminal:
-            self._cluster.check.ended(term, state, document["reason"])
+        if status.state.terminal:
+            self._cluster.check.ended(term, status.state, status.reason)
 
     def claim(self, path: str, document: Any) -> bool:
         claimed = super().claim(path, document)

@@ -8,12 +8,12 @@ from launcher.checkpoint.catalog import manifest_key
 from launcher.checkpoint.manifest import CheckpointPart, ChunkRef
 from launcher.core.exit_codes import ExitCode
 from launcher.core.types import Generation, Rank, Step, Term, WorkerId, WorldSize
-from launcher.record.rows import MetricsRow
 from launcher.runtime.protocol import messages as m
 from launcher.runtime.protocol import participant as p
 from launcher.runtime.protocol.events import Outcome
 from launcher.runtime.worker.message_handler import MessageHandler
 from launcher.runtime.worker.outbox import Outbox
+from launcher.runtime.worker.step_history import StepHistory
 from tests.simulation.collective import Group
 from tests.simulation.loop import Process
 from tests.simulation.network import Connection
@@ -51,7 +51,7 @@ class Worker(Process):
         self.load_order: m.Load | None = None
         """Not begun yet."""
         self.state: int | None = None
-        self.rows: dict[int, m.Row] = {}
+        self.history = StepHistory(1, cluster.spec.config.trainer.global_batch_size, cluster.save_every)
         self.uploading: set[tuple[Step, Generation]] = set()
         self.group: Group | None = None
         self.committed: p.CommittedAssignment | None = None
@@ -218,11 +218,11 @@ class Worker(Process):
 
     def send_records(self) -> None:
         if self.participant.assignment.rank == 0:
-            for last in sorted(self.rows):
-                self.say(self.rows[last])
+            for row in self.history.rows:
+                self.say(row)
 
     def forget_records(self, step: Step) -> None:
-        self.rows = {last: row for last, row in self.rows.items() if last > step}
+        self.history.forget(step)
 
     def forget_save(self, step: Step, generation: Generation) -> None:
         self.outbox.forget_save(step, generation)
@@ -347,8 +347,8 @@ class Worker(Process):
         step = committed.step if committed.step is not None else group.snapshot[committed.donors[0]][1]
         if rank in committed.receivers:
             donor = committed.donors[int(self.loop.rng.random() * len(committed.donors))]
-            self.state, _, rows = group.snapshot[donor]
-            self.rows = dict(rows)
+            self.state, _, history = group.snapshot[donor]
+            self.history.take(history)
         assert step is not None
         self.cluster.check.holds(self, step)
         self.handler.holds(step, move_s=0.0, pause_s=0.0)
@@ -409,8 +409,10 @@ class Worker(Process):
         assert self.state is not None
         self.state = self.cluster.states.after(self.state, step, group.key)
         me.applies(Step(step))
-        row = self._row(Step(step), self.state)
-        self.rows[step] = row
+        row = self.history.add(  # the loss is the number of the state
+            Step(step), me.assignment.generation, loss=self.state, metrics={}, seconds=STEP_S, time="", grad_norm=None
+        )
+        assert row is not None
         self.cluster.check.completed(self, group, step)
         if self._stepped_in is not group:
             self._stepped_in = group
@@ -430,11 +432,6 @@ class Worker(Process):
             self._after_saving(Outcome.STOPPED)
         else:
             self._next_step()
-
-    def _row(self, step: Step, state: int) -> m.Row:
-        """Its loss is the number of the state."""
-        figures = MetricsRow(step=step, time="", seconds=STEP_S, loss=float(state), samples_per_s=None)
-        return m.Row(step, self.participant.assignment.generation, figures)
 
     def _after_saving(self, outcome: Outcome) -> None:
         self.busy = True

@@ -15,7 +15,7 @@ from launcher.jobspec.job import CodeRef, JobSpec
 from launcher.jobspec.versions import installed_versions, read_image
 from launcher.record.desired import Desired
 from launcher.record.run_store import RunStore, encode
-from launcher.record.status import JobState, RunStatus
+from launcher.record.status import JobState
 from launcher.runtime.controller.__main__ import Given, lead
 from tests.support.fakes import job_config
 
@@ -39,9 +39,8 @@ def controller_of(run: RunStore, state: Path, document: dict[str, object], spec:
 
 def test_a_job_of_other_versions_ends_before_a_worker_starts(run: RunStore, spec: JobSpec, tmp_path: Path) -> None:
     assert lead(controller_of(run, tmp_path, spec.to_json(), spec), SystemClock()) == 0
-    document = run.status(Term(1))
-    assert document is not None
-    status = RunStatus.from_json(document)
+    status = run.status(Term(1))
+    assert status is not None
     assert (status.state, status.exit_code) == (JobState.FAILED, ExitCode.INFRASTRUCTURE)
     assert f"ray {installed_versions()['ray']} instead of 1.0.0" in status.reason
     assert "backend.image" in status.reason

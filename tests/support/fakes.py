@@ -173,7 +173,7 @@ class FakeController:
 
     def write(self, **changes: Any) -> RunStatus:
         self.status = replace(self.status, sequence=self.status.sequence + 1, updated_at=timestamp(self.clock.now()), **changes)
-        self.run.put_status(self.term, self.status.to_json())
+        self.run.put_status(self.term, self.status)
         return self.status
 
     def beat(self) -> RunStatus:
@@ -184,7 +184,9 @@ class FakeController:
 
     def segment(self, stream: Any, *records: JsonObject) -> None:
         self._segments[stream] += 1
-        stamped = [{"time": timestamp(self.clock.now()), "term": self.term, "generation": 1, **record} for record in records]
+        stamp: JsonObject = {"time": timestamp(self.clock.now()), "generation": 1}
+        stamp |= {"worker": "w0", "rank": 0, "stream": "stdout"} if stream == "logs" else {"term": self.term}
+        stamped = [{**stamp, **record} for record in records]
         self.run.put_segment(stream, self.term, self._segments[stream], stamped)
 
     def checkpoint(self, step: int) -> None:

@@ -6,15 +6,17 @@ from types import UnionType
 from typing import get_args
 
 from hypothesis import strategies as st
+from msgspec import UNSET
 
 from launcher.checkpoint.manifest import CheckpointPart, ChunkRef, TensorMeta
 from launcher.core.types import Generation, Rank, Step, WorldSize
+from launcher.record.rows import MetricsRow
 from launcher.runtime.protocol import messages as m
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 PLAIN = st.none() | st.booleans() | st.integers() | NUMBERS | st.text()
 DOCUMENTS = st.dictionaries(st.text(), PLAIN | st.lists(PLAIN, max_size=3) | st.dictionaries(st.text(), PLAIN, max_size=3), max_size=4)
-"""JSON objects, e.g. the row of a ledger or a scheduler's state."""
+"""JSON objects, e.g. a scheduler's state."""
 COUNTS = st.integers(0, 2**70)
 
 PARTS = st.builds(
@@ -30,8 +32,18 @@ PARTS = st.builds(
 )
 
 st.register_type_strategy(float, NUMBERS)  # JSON has no word for the others, and no message says one
+ROWS = st.builds(
+    MetricsRow,
+    step=COUNTS.map(Step),
+    time=st.text(),
+    seconds=NUMBERS,
+    loss=st.none() | NUMBERS,
+    samples_per_s=st.none() | NUMBERS,
+    grad_norm=st.just(UNSET) | st.none() | NUMBERS,
+    metrics=st.dictionaries(st.text(), st.none() | NUMBERS, max_size=3),
+)
 BUILDERS = {
-    m.Row: st.builds(m.Row, first=COUNTS.map(Step), generation=COUNTS.map(Generation), row=DOCUMENTS),
+    m.Row: st.builds(m.Row, first=COUNTS.map(Step), generation=COUNTS.map(Generation), row=ROWS),
     m.Saved: st.builds(m.Saved, seconds=NUMBERS, document=PARTS.map(CheckpointPart.to_json)),
 }
 

@@ -1,7 +1,7 @@
 """A page of the cluster on this machine: a small HTTP proxy on loopback that goes through the Kubernetes API server.
 
-The API server takes this person's own credentials, and Ray its token, neither of which a browser would send; the proxy adds both. So that
-nobody else on this machine gets in with them, the first request has to bring a key that is in the address alone; a cookie keeps it.
+The API server asks for this person's credentials and Ray for its token. A browser would send neither; the proxy adds both. So that other
+users of this machine cannot use them, the first request has to bring a key that only the printed address contains; a cookie keeps it.
 Web sockets are not passed on.
 """
 
@@ -15,23 +15,24 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.cookies import SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from urllib3 import BaseHTTPResponse
 
 KEY = "launcher-key"
 CHUNK_BYTES = 64 * 1024
 HOP_BY_HOP = frozenset(
     {"connection", "keep-alive", "transfer-encoding", "upgrade", "te", "trailer", "proxy-authorization", "host", "cookie"}
 )
-"""Headers that belong to one connection (RFC 9110, 7.6.1), and those that are the proxy's own business."""
+"""Headers that belong to one connection (RFC 9110, 7.6.1), and those that the proxy sets itself."""
 
-Request = Callable[[str, str, Mapping[str, str], bytes | None], Any]
-"""Method, path with query, headers, body -> an urllib3 response whose content is not loaded."""
+Request = Callable[[str, str, Mapping[str, str], bytes | None], BaseHTTPResponse]
+"""Method, path with query, headers, body -> a response whose content is not loaded yet."""
 
 
 @contextmanager
 def serve(request: Request) -> Iterator[str]:
-    """While in the context, the page is served; gives its address."""
+    """Serve the page while the context lasts; yields its address, with the key in it."""
     key = secrets.token_urlsafe(18)
 
     class Handler(_Handler):
@@ -51,12 +52,15 @@ def serve(request: Request) -> Iterator[str]:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Nothing: a page that was closed, or a stranger's broken request; the terminal belongs to the person."""
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Print nothing: a page was closed, or somebody sent a broken request; neither is of interest in the person's terminal."""
 
 
 def _address() -> str:
-    """One of loopback's that others hardly have: a cookie is of a host, whatever its port. Not every system has more than one."""
+    """A loopback address that other servers here hardly use, because a browser sends a host's cookies to all its ports.
+
+    Systems other than Linux have 127.0.0.1 alone.
+    """
     if sys.platform != "linux":
         return "127.0.0.1"
     return ".".join(["127", *(str(secrets.randbelow(254) + 1) for _ in range(3))])
@@ -72,7 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
         if given and self._is_key(given):
             self._welcome()
         elif not self._is_known():
-            self.close_connection = True  # its body, if it has one, was not read
+            self.close_connection = True  # the request's body, if there is one, is still in the connection
             self._answer(403, b"open the address that `launch dashboard` has printed\n")
         else:
             self._fetch()
@@ -80,7 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = _pass_on
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing: the terminal belongs to the person."""
+        """Print nothing in the person's terminal."""
 
     def _is_known(self) -> bool:
         morsel = SimpleCookie(self.headers.get("Cookie", "")).get(KEY)
@@ -102,18 +106,18 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP_BY_HOP}
         try:
             response = self.request_page(self.command, self.path, headers, body)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the person who looks at the page has to see it
+        except Exception as error:  # noqa: BLE001 - the person who looks at the page has to see it, of whatever kind it is
             self._answer(502, f"the cluster does not answer: {error}\n".encode())
             return
         try:
             self._pass_back(response)
         except BaseException:
-            self.close_connection = True  # what is left of the answer is in the way, here and there
+            self.close_connection = True  # the rest of the answer is still in both connections
             response.close()
             raise
         response.release_conn()
 
-    def _pass_back(self, response: Any) -> None:
+    def _pass_back(self, response: BaseHTTPResponse) -> None:
         has_body = self.command != "HEAD" and response.status not in (204, 304)
         self.send_response(response.status)
         for name, value in response.headers.items():

@@ -1,6 +1,6 @@
-"""What of `backend=kuberay` a cluster would refuse, refused before anything is written, with the key by which it was given. Pure.
+"""The settings of `backend=kuberay` that every cluster would refuse: refused before anything is written, with their key. Pure.
 
-References: names, labels and quantities of the Kubernetes API; references of images as the OCI distribution specification has them.
+References: names, labels and quantities of the Kubernetes API; image references of the OCI distribution specification.
 """
 
 from __future__ import annotations
@@ -8,14 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any
 
 from launcher.backends.kuberay.pod_overlay import check_overlay
 from launcher.config.schema import KubeRayConfig
 from launcher.core.errors import ConfigError, nearest
 
 LEAST_MEMORY = 256 * 2**20
-"""Bytes in which Ray starts at all: less is a unit forgotten."""
+"""Bytes; Ray does not start in less. Whoever gives less has usually forgotten the unit."""
 _LABEL = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
 _SUBDOMAIN = rf"{_LABEL}(?:\.{_LABEL})*"
 _NAME = r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
@@ -52,7 +51,7 @@ def check_settings(backend: KubeRayConfig) -> None:
 
 
 def quantity(text: str) -> Decimal | None:
-    """The number that Kubernetes reads here; None where it reads none."""
+    """The number that a Kubernetes quantity such as 500m or 4Gi stands for; None for a text that is none."""
     match = _QUANTITY.fullmatch(text)
     if match is None:
         return None
@@ -97,7 +96,7 @@ def _check_gpu_resource(name: str) -> None:
     where = "backend.gpu_resource"
     prefix, slash, _ = name.partition("/")
     _check_label_key(name, where, "a resource of nodes, such as nvidia.com/gpu or nvidia.com/mig-1g.10gb")
-    # Kubernetes keeps these for itself, and counts nothing by them that a pod could ask for.
+    # Kubernetes reserves these names: no node offers a resource under them.
     if not slash or prefix.startswith("requests.") or prefix == "kubernetes.io" or prefix.endswith(".kubernetes.io"):
         raise ConfigError(
             "nodes have no such resource",
@@ -113,22 +112,17 @@ def _check_label_key(key: str, where: str, expected: str = "the key of a label, 
         raise ConfigError("this is no name of Kubernetes", where=where, given=repr(key), expected=expected)
 
 
-def _check_toleration(toleration: Mapping[str, Any], where: str) -> None:
-    for key, value in toleration.items():
-        if key not in _TOLERATION:
-            raise ConfigError("a toleration has no such key", where=f"{where}.{key}", given=repr(value), expected=nearest(key, _TOLERATION))
-        if key == "tolerationSeconds" and (isinstance(value, bool) or not isinstance(value, int)):
-            raise ConfigError("the value does not fit", where=f"{where}.{key}", given=repr(value), expected="a whole number of seconds")
-        if key != "tolerationSeconds" and not isinstance(value, str):
-            raise ConfigError("the value does not fit", where=f"{where}.{key}", given=repr(value), expected=f'text, in quotes: "{value}"')
-    key, operator, value = toleration.get("key", ""), toleration.get("operator", "Equal"), toleration.get("value", "")
+def _check_toleration(toleration: Mapping[str, object], where: str) -> None:
+    _check_toleration_types(toleration, where)
+    key, operator, value, effect = (
+        str(toleration.get(name, default)) for name, default in (("key", ""), ("operator", "Equal"), ("value", ""), ("effect", ""))
+    )
     if key:
         _check_label_key(key, f"{where}.key", "the key of a taint, such as nvidia.com/gpu")
     if operator not in ("Exists", "Equal"):
         raise ConfigError(
             "no such choice", where=f"{where}.operator", given=repr(operator), expected=nearest(operator, ("Exists", "Equal"))
         )
-    effect = toleration.get("effect", "")
     if effect and effect not in _EFFECTS:
         raise ConfigError("no such choice", where=f"{where}.effect", given=repr(effect), expected=nearest(effect, _EFFECTS))
     if operator == "Equal" and not key:
@@ -145,6 +139,16 @@ def _check_toleration(toleration: Mapping[str, Any], where: str) -> None:
             given=f"effect {effect or 'any'}",
             expected="NoExecute",
         )
+
+
+def _check_toleration_types(toleration: Mapping[str, object], where: str) -> None:
+    for key, value in toleration.items():
+        if key not in _TOLERATION:
+            raise ConfigError("a toleration has no such key", where=f"{where}.{key}", given=repr(value), expected=nearest(key, _TOLERATION))
+        if key == "tolerationSeconds" and (isinstance(value, bool) or not isinstance(value, int)):
+            raise ConfigError("the value does not fit", where=f"{where}.{key}", given=repr(value), expected="a whole number of seconds")
+        if key != "tolerationSeconds" and not isinstance(value, str):
+            raise ConfigError("the value does not fit", where=f"{where}.{key}", given=repr(value), expected=f'text, in quotes: "{value}"')
 
 
 def _matches(pattern: str, text: str, longest: int, where: str, expected: str) -> None:

@@ -20,7 +20,7 @@ from launcher.core.types import RunId, Term, WorkerId
 from launcher.jobspec.job import JobSpec
 from launcher.runtime.cluster.log_channel import Subscriber
 from launcher.runtime.protocol.messages import WorkerDescription
-WorkerActor = object  # TEMP
+from launcher.runtime.worker.actor import WorkerActor
 
 RAY_PATIENCE_S = 180.0
 STORE_VARIABLES = ("AWS_", "GOOGLE_", "AZURE_")

@@ -19,7 +19,7 @@ from types import FrameType
 
 from launcher.core import log
 from launcher.core.clock import Clock, SystemClock
-from launcher.core.errors import BackendUnavailable, ConfigError, LauncherError, StoreUnavailable
+from launcher.core.errors import BackendUnavailable, ConfigError, LauncherError, StoreDamaged, StoreUnavailable
 from launcher.core.exit_codes import ExitCode
 from launcher.core.store import open_store
 from launcher.core.types import RunId, WorkerId
@@ -162,7 +162,7 @@ def read_desired(given: Given, clock: Clock) -> tuple[Desired, JobSpec]:
         raise BackendUnavailable("the run has no spec", where=run.uri, next="submit it again")
     try:
         return desired, JobSpec.from_json(document)
-    except (ConfigError, TypeError) as error:  # what another launcher wrote: then that is what there is to say
+    except (ConfigError, StoreDamaged) as error:  # what another launcher wrote: then that is what there is to say
         wanted = document.get("versions")
         refused = (
             judge_image(given, {str(name): str(version) for name, version in wanted.items()}, clock) if isinstance(wanted, dict) else None

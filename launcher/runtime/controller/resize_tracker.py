@@ -94,7 +94,7 @@ class ResizeTracker:
     def tell(self) -> None:
         """Record how long each part of the change took, as far as that is known."""
         timing, self._timing = self._timing, None
-        if timing is None or not timing.before or timing.formed_at is None:
+        if timing is None or not timing.before or timing.generation is None or timing.step is None or timing.formed_at is None:
             return
         facts = timing.facts()
         self._recorder.event(Resized(**{name: getattr(facts, name) for name in facts.__struct_fields__}))

@@ -319,6 +319,10 @@ class Saved(Message, frozen=True, tag="saved"):
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no part of a checkpoint: {error!r}") from error
 
+    @classmethod
+    def of(cls, part: CheckpointPart, seconds: float) -> Saved:
+        return cls(seconds, {**part.to_json()})
+
     @property
     def part(self) -> CheckpointPart:
         return CheckpointPart.from_json(self.document)

@@ -46,8 +46,7 @@ def inherit(run: RunStore) -> Inheritance:
     _, bases = run.terms()
     chain = tuple(lineage(bases))
     term = chain[-1].term if chain else None
-    document = run.status(term) if term is not None else None
-    status = RunStatus.from_json(document) if document is not None else None
+    status = run.status(term) if term is not None else None
     checkpoints = tuple(list_checkpoints(run, chain))
     recorded, generation, seconds = _ledger(run, chain)
     reached = max([recorded, chain[-1].start if chain else 0, status.step if status else 0, *(info.step for info in checkpoints[:1])])

@@ -8,10 +8,10 @@ import msgspec
 
 from launcher.checkpoint.catalog import CheckpointInfo
 from launcher.core.clock import Clock, timestamp
-from launcher.core.types import Generation, JsonObject, Step, Term, WorkerId
+from launcher.core.types import Generation, Step, Term, WorkerId
 from launcher.jobspec.job import JobSpec
 from launcher.record.desired import WorkerBounds
-from launcher.record.members import Member, ResizeFacts
+from launcher.record.members import LastChange, Member, ResizeFacts
 from launcher.record.run_store import STATUS_INTERVAL_S, RunStore
 from launcher.record.status import CheckpointRef, JobState, RunStatus
 from launcher.runtime.protocol.events import End
@@ -42,7 +42,7 @@ class StatusWriter:
         """The capacity that is missing for the wanted size, in words."""
         self.draining: tuple[WorkerId, ...] = ()
         self.stragglers: tuple[WorkerId, ...] = ()
-        self._last_change: JsonObject | None = None
+        self._last_change: LastChange | None = None
         self._due = 0.0
         self._sequence = 0
         before = left.status
@@ -72,10 +72,10 @@ class StatusWriter:
         """What a worker found when it built the job."""
         self._job = job
 
-    def resized(self, facts: ResizeFacts, generation: Generation | None, step: Step | None) -> None:
+    def resized(self, facts: ResizeFacts, generation: Generation, step: Step) -> None:
         """A change of the group is complete."""
-        change: JsonObject = msgspec.to_builtins(facts)
-        self._last_change = {**change, "generation": generation, "step": step, "at": timestamp(self._clock.now())}
+        of_facts = {name: getattr(facts, name) for name in ResizeFacts.__struct_fields__}
+        self._last_change = LastChange(**of_facts, generation=generation, step=step, at=timestamp(self._clock.now()))
         self.soon()
 
     def end(self, end: End) -> None:
@@ -108,7 +108,7 @@ class StatusWriter:
             generation=generation,
             world_size=len(members),
             workers=bounds,
-            members=tuple(msgspec.to_builtins(member) for member in members),
+            members=tuple(members),
             changes=self.changes,
             last_change=self._last_change,
             waiting_for=self.waiting_for,
@@ -130,7 +130,7 @@ class StatusWriter:
             sequence=self._sequence,
             exit_code=int(end.exit_code) if end is not None and self._state.terminal else None,
         )
-        self._writer.submit(lambda: self._run.put_status(term, status.to_json()))
+        self._writer.submit(lambda: self._run.put_status(term, status))
         self._show(status)
 
     def _checkpoint_ref(self) -> CheckpointRef | None:

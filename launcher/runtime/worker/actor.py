@@ -1,35 +1,44 @@
-"""The Ray actor around a worker. Runs in the worker process; the one place in it that knows Ray."""
+"""The Ray actor around a worker: the one place in the worker process that knows Ray."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import msgspec
 import ray
 
-from launcher.core.types import JsonObject
+from launcher.core import log
+from launcher.core.types import JsonObject, Term, WorkerId
 from launcher.jobspec.job import JobSpec
 from launcher.runtime.pod.prestop import say_here
+from launcher.runtime.protocol.messages import WorkerDescription
+from launcher.runtime.worker.controller_connection import Contact
+from launcher.runtime.worker.process import WorkerProcess
 from launcher.runtime.worker.termination_notices import TerminationNotices
-from launcher.runtime.worker.worker import Worker
 
 
 class WorkerActor:
     """The part of a worker that Ray knows; Ray wraps every method of an actor's class, so the worker itself is none."""
 
     def __init__(self, spec: JsonObject, runs: str, worker: str, code_folder: str, joins: bool) -> None:
-        self._worker = Worker(spec, runs, worker, code_folder, joins=joins)
-        elastic = JobSpec.from_json(spec).config.elastic
+        job = JobSpec.from_json(spec)
+        log.setup("worker", run=job.run_id)
+        log.bind(worker=worker)
+        self._worker = WorkerProcess(job, runs, WorkerId(worker), Path(code_folder), joins=joins)
+        elastic = job.config.elastic
         notices = TerminationNotices(self._worker.noticed, drain_s=elastic.drain_s, notice_file=elastic.notice_file)
         notices.install()
-        self._worker.on_release = notices.released
         context = ray.get_runtime_context()
         self._node_id, self._node_ip = context.get_node_id(), ray.util.get_node_ip_address()
         say_here(self._node_id, context.gcs_address)
+        self._worker.start(notices.released)
 
-    def attach(self, term: int, host: str, port: int, secret: str, environment: dict[str, str]) -> JsonObject:
-        description = self._worker.attach(term, host, port, secret, environment)
-        return {**description, **self._place()} if description else {}
+    def attach(self, term: int, host: str, port: int, secret: str, environment: dict[str, str]) -> WorkerDescription | None:
+        description = self._worker.attach(Term(term), Contact((host, port), bytes.fromhex(secret)), environment)
+        return self._placed(description) if description is not None else None
 
-    def describe(self) -> JsonObject:
-        return {**self._worker.describe(), **self._place()}
+    def describe(self) -> WorkerDescription:
+        return self._placed(self._worker.describe())
 
-    def _place(self) -> JsonObject:
-        return {"node_id": self._node_id, "node_ip": self._node_ip}
+    def _placed(self, description: WorkerDescription) -> WorkerDescription:
+        return msgspec.structs.replace(description, node_id=self._node_id, node_ip=self._node_ip)

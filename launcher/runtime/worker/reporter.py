@@ -1,4 +1,7 @@
-"""What a Trainer tells and asks in a worker: steps become records, parts of checkpoints become messages."""
+"""The Trainer's observer in a worker: steps become records, parts of checkpoints become messages, orders become flags.
+
+Runs in the worker, on the main thread; `saved` and `save_failed` also on the one that uploads.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,15 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from launcher.core.clock import SystemClock, timestamp
-from launcher.core.types import JsonObject
+from launcher.core.types import Generation, Step
+from launcher.runtime.protocol.messages import Beat, FirstStep, Saved, SaveFailed
+from launcher.runtime.worker.activity import Activity
+from launcher.runtime.worker.controller_connection import ControllerConnection
+from launcher.runtime.worker.groups import Groups
+from launcher.runtime.worker.membership import Membership
 from launcher.runtime.worker.step_history import StepHistory
 
 if TYPE_CHECKING:
@@ -19,106 +27,74 @@ if TYPE_CHECKING:
     from launcher.training.step import StepFlags
     from launcher.training.trainer import StepRecord
 
-SMOOTHING = 0.2
-"""Weight of the newest step in the mean of a worker's own computing time."""
-
-
-class Desk(Protocol):
-    """The worker, as its reporter sees it."""
-
-    generation: int
-    records: StepHistory
-
-    def say(self, message: JsonObject, *, keep: bool = False) -> None:
-        """`keep`: also to the next controller, until one says that it is durable."""
-        ...
-
-    def say_record(self, message: JsonObject) -> None:
-        """To be said by one rank alone."""
-        ...
-
-    def applied(self, step: int, *, first: bool) -> None: ...
-
-    def doing(self, what: str) -> None: ...
-
-    def switch_wanted(self) -> bool: ...
-
-    def stop_wanted(self) -> bool: ...
-
-    def wait_for_controller(self) -> None:
-        """At a checkpoint's boundary: go on only with somebody to save for."""
-        ...
-
-    def waited_s(self) -> float:
-        """Seconds that the present generation's collective has spent waiting for others."""
-        ...
-
 
 class Reporter:
-    """An observer of the Trainer; called on the main thread, `saved` also on the one that uploads."""
-
-    def __init__(self, desk: Desk, checkpoint_every_steps: int | None) -> None:
-        self._desk = desk
+    def __init__(
+        self,
+        membership: Membership,
+        connection: ControllerConnection,
+        groups: Groups,
+        history: StepHistory,
+        activity: Activity,
+        beat: Callable[[], Beat],
+        *,
+        checkpoint_every_steps: int | None,
+    ) -> None:
+        self._membership, self._connection, self._groups = membership, connection, groups
+        self._history, self._activity, self._beat = history, activity, beat
         self._every = checkpoint_every_steps
         self._clock = SystemClock()
-        self._generation = 0
-        self._waited_s = 0.0
-        self._step = 0
-        self.busy_s: float | None = None
-        """Seconds of a step in which this rank computes and does not wait for others, smoothed."""
-        self.step_s: float | None = None
-        """Seconds of a whole step, smoothed."""
-        self.last_step_at: float | None = None
-        """On the monotonic clock."""
+        self._generation = Generation(0)
+        """Of the step before."""
+        self._step = Step(0)
 
     def applied(self, record: StepRecord) -> None:
-        desk = self._desk
-        first = desk.generation != self._generation
+        generation, step = self._membership.generation, Step(record.step)
+        first = generation != self._generation
         if first:
-            self._generation, self._waited_s, self.busy_s, self.step_s = desk.generation, desk.waited_s(), None, None
+            self._generation = generation
+            self._activity.first_step(self._groups.waited_s)
         else:
-            self._measure(record.seconds)
-        self.last_step_at = time.monotonic()
-        self._step = record.step
-        moment = timestamp(self._clock.now()) if desk.records.wants_time(record.step) else ""
-        row = desk.records.add(
-            record.step,
-            desk.generation,
+            self._activity.stepped(record.seconds, self._groups.waited_s)
+        self._activity.last_step_at = time.monotonic()
+        self._step = step
+        row = self._history.add(
+            step,
+            generation,
             loss=record.loss,
             metrics=record.metrics,
             seconds=record.seconds,
-            time=moment,
+            time=self._now() if self._history.wants_time(step) else "",
             grad_norm=record.grad_norm,
         )
-        desk.applied(record.step, first=first)
+        self._membership.applies(step)
+        if first:
+            self._connection.say(FirstStep(self._now(), self._beat()))
+            self._groups.close_retired()
         if row is not None:
-            desk.say_record(row)
-
-    def _measure(self, seconds: float) -> None:
-        waited = self._desk.waited_s()
-        busy, self._waited_s = max(0.0, seconds - (waited - self._waited_s)), waited
-        self.busy_s = busy if self.busy_s is None else self.busy_s + SMOOTHING * (busy - self.busy_s)
-        self.step_s = seconds if self.step_s is None else self.step_s + SMOOTHING * (seconds - self.step_s)
+            self._membership.say_record(row)
 
     def evaluated(self, step: int, metrics: dict[str, float]) -> None:
-        self._desk.say_record(self._desk.records.evaluated(step, metrics))
+        self._membership.say_record(self._history.evaluated(Step(step), metrics))
 
     def saved(self, part: CheckpointPart, seconds: float) -> None:
-        facts: JsonObject = {"step": part.step, "generation": part.generation, "seconds": round(seconds, 3), "part": part.to_json()}
-        self._desk.say({"kind": "saved", **facts}, keep=True)
+        self._connection.say(Saved.of(part, round(seconds, 3)))
 
     def save_failed(self, step: int, generation: int, error: Exception) -> None:
-        self._desk.say({"kind": "save_failed", "step": step, "generation": generation, "detail": str(error)}, keep=True)
+        self._connection.say(SaveFailed(Step(step), Generation(generation), str(error)))
 
     def doing(self, what: str) -> None:
-        self._desk.doing(what)
+        self._activity.phase = what
 
     def flags(self) -> StepFlags:
         from launcher.training.step import StepFlags
 
         if self._every is not None and self._step % self._every == 0:
-            self._desk.wait_for_controller()
-        return StepFlags(stop=self._desk.stop_wanted(), switch=self._desk.switch_wanted())
+            self._connection.wait()  # at a checkpoint: train on only with somebody to save for
+        return StepFlags(stop=self._membership.stop_wanted, switch=self._membership.switch_wanted)
+
+    def _now(self) -> str:
+        return timestamp(self._clock.now())
 
 
 def user_traceback(error: BaseException, code: Path) -> str:

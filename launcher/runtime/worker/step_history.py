@@ -1,18 +1,33 @@
 """What every rank keeps of the steps done until the run store has it: rows of metrics with their steps, and evaluations.
 
-All ranks that hold the state keep the same, and it travels with the state, so that whoever is left can say it again: the
-ledger has each step once whatever dies.
+All ranks that hold the state keep the same, and it is sent along with the state, so that whoever is left can say it again: the ledger
+has each step once, whatever dies. Runs in the worker; steps come on the main thread, everything else on any.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping
-from typing import Any
 
-from launcher.core.types import JsonObject
-from launcher.record.rows import encode_row
+import msgspec
+
+from launcher.core.types import Generation, JsonObject, Step
+from launcher.record.rows import MetricsRow
+from launcher.runtime.protocol.messages import Evaluated, Row
 from launcher.tracking.metrics import MetricWindow
+
+
+class HistoryState(msgspec.Struct, frozen=True):
+    """All that is kept, for another rank to go on with."""
+
+    window: object
+    """As MetricWindow gives it."""
+    first: Step | None
+    generation: Generation
+    rows: tuple[Row, ...]
+    evaluations: tuple[Evaluated, ...]
+    durable: Step
 
 
 class StepHistory:
@@ -22,88 +37,94 @@ class StepHistory:
         self._window = MetricWindow(log_every_steps, global_batch_size)
         self._log_every = log_every_steps
         self._save_every = checkpoint_every_steps
-        self._first: int | None = None
-        self._generation = 0
-        self._rows: list[JsonObject] = []
-        self._evaluations: list[JsonObject] = []
-        self._durable = 0
+        self._first: Step | None = None
+        self._generation = Generation(0)
+        self._lock = threading.Lock()
+        """Guards what follows."""
+        self._rows: tuple[Row, ...] = ()
+        self._evaluations: tuple[Evaluated, ...] = ()
+        self._durable = Step(0)
 
     @property
-    def rows(self) -> list[JsonObject]:
-        """{"kind": "row", "first", "generation", "row"}, oldest first; `row` as MetricWindow gives it. From any thread."""
-        return [row for row in tuple(self._rows) if _step(row["row"]) > self._durable]
+    def rows(self) -> tuple[Row, ...]:
+        """Oldest first."""
+        return self._rows
 
     @property
-    def evaluations(self) -> list[JsonObject]:
-        return [each for each in tuple(self._evaluations) if _step(each) > self._durable]
+    def evaluations(self) -> tuple[Evaluated, ...]:
+        return self._evaluations
 
-    def wants_time(self, step: int) -> bool:
+    def wants_time(self, step: Step) -> bool:
         """Whether a row may end with this step, so that its moment matters."""
         return step % self._log_every == 0 or self._at_checkpoint(step)
 
     def add(
         self,
-        step: int,
-        generation: int,
+        step: Step,
+        generation: Generation,
         *,
         loss: float,
         metrics: Mapping[str, float],
         seconds: float,
         time: str,
         grad_norm: float | None,
-    ) -> JsonObject | None:
+    ) -> Row | None:
         """Take a step that was applied; the row that it completes, or None."""
         if self._first is None:
             self._first, self._generation = step, generation
         row = self._window.add(step, loss=loss, metrics=metrics, seconds=seconds, time=time, grad_norm=grad_norm)
         if row is None and self._at_checkpoint(step):
             row = self._window.flush()
-        return self._keep(encode_row(row) if row is not None else None)
+        return self._keep(row) if row is not None else None
 
-    def cut(self, time: str) -> JsonObject | None:
+    def cut(self, time: str) -> Row | None:
         """The row of an unfinished window, which ends here."""
         row = self._window.flush()
-        return self._keep(None if row is None else {**encode_row(row), "time": row.time or time})
+        return self._keep(msgspec.structs.replace(row, time=row.time or time)) if row is not None else None
 
-    def evaluated(self, step: int, metrics: Mapping[str, float]) -> JsonObject:
+    def evaluated(self, step: Step, metrics: Mapping[str, float]) -> Evaluated:
         """JSON has no word for what is not a number: null."""
-        finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        message: JsonObject = {"kind": "evaluated", "step": step, "metrics": {**finite}}
-        self._evaluations = [*self.evaluations, message]
+        message = Evaluated(step, {name: value if math.isfinite(value) else None for name, value in metrics.items()})
+        with self._lock:
+            self._evaluations = (*self._evaluations, message)
+            self._drop_durable()
         return message
 
-    def forget(self, step: int) -> None:
-        """Everything through `step` is durable. From any thread: what is kept is changed by the one that trains alone."""
-        self._durable = max(self._durable, step)
+    def forget(self, step: Step) -> None:
+        """Everything through `step` is durable."""
+        with self._lock:
+            self._durable = max(self._durable, step)
+            self._drop_durable()
 
     def to_json(self) -> JsonObject:
-        return {
-            "window": self._window.to_json(),
-            "first": self._first,
-            "generation": self._generation,
-            "rows": [*self.rows],
-            "evaluations": [*self.evaluations],
-            "durable": self._durable,
-        }
+        with self._lock:
+            state = HistoryState(self._window.to_json(), self._first, self._generation, self._rows, self._evaluations, self._durable)
+        document: JsonObject = msgspec.to_builtins(state)
+        return document
 
-    def take(self, document: Any) -> None:
-        """Keep what another rank kept."""
-        self._window.take(document["window"])
-        self._first, self._generation = document["first"], document["generation"]
-        self._rows, self._evaluations = list(document["rows"]), list(document["evaluations"])
-        self._durable = max(self._durable, document["durable"])
+    def take(self, document: JsonObject) -> None:
+        """Keep what another rank kept, as its `to_json` gave it. Raises msgspec.ValidationError where it is none."""
+        state = msgspec.convert(document, HistoryState)
+        self._window.take(state.window)
+        self._first, self._generation = state.first, state.generation
+        with self._lock:
+            self._rows, self._evaluations = state.rows, state.evaluations
+            self._durable = max(self._durable, state.durable)
+            self._drop_durable()
 
-    def _keep(self, row: JsonObject | None) -> JsonObject | None:
-        if row is None:
-            return None
-        message: JsonObject = {"kind": "row", "first": self._first, "generation": self._generation, "row": row}
+    def _keep(self, row: MetricsRow) -> Row:
+        assert self._first is not None, "a row has a first step"
+        message = Row(self._first, self._generation, row)
         self._first = None
-        self._rows = [*self.rows, message]
+        with self._lock:
+            self._rows = (*self._rows, message)
+            self._drop_durable()
         return message
 
-    def _at_checkpoint(self, step: int) -> bool:
+    def _drop_durable(self) -> None:
+        """With the lock held. What is added may be durable already: the run store has it from a rank that was faster."""
+        self._rows = tuple(row for row in self._rows if row.row.step > self._durable)
+        self._evaluations = tuple(each for each in self._evaluations if each.step > self._durable)
+
+    def _at_checkpoint(self, step: Step) -> bool:
         return self._save_every is not None and step % self._save_every == 0
-
-
-def _step(row: Any) -> int:
-    return int(row["step"])

@@ -10,52 +10,24 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
+from launcher.training.comm.transport import CollectiveBroken, KeyValueStore, Transport
+
+if TYPE_CHECKING:  # torch takes seconds to import: it comes with the transport, when a group is formed
     from torch import Tensor
+    from torch.distributed import Work as TorchWork
 
 
 TAG = 0
 """Of all that one rank sends another: messages of one tag keep their order."""
 
 
-class KeyValueStore(Protocol):
-    """Where the ranks of one generation find each other; given by the runtime."""
-
-    def set(self, key: str, value: bytes) -> None: ...
-
-    def get(self, key: str, timeout_s: float) -> bytes:
-        """Blocks until the key is set. Raises TimeoutError."""
-        ...
-
-
-class CollectiveBroken(Exception):
-    """A peer is gone, or this rank was told to leave: the step in flight is not applied."""
-
-
-class Transport(Protocol):
-    """What a process group needs besides torch's own calls."""
-
-    group: Any
-
-    def connect(self, store: KeyValueStore, rank: int, world_size: int, timeout: timedelta, left: Callable[[], bool]) -> None:
-        """Form the group; give up where `left` says so."""
-        ...
-
-    def wait(self, work: Any, left: Callable[[], bool]) -> None:
-        """Block until the work is done. Raises whatever torch raises when it cannot be."""
-        ...
-
-    def cut(self) -> None:
-        """Make every blocked call of the group fail; called from any thread, any number of times."""
-        ...
-
-
 class Work:
     """A collective call under way."""
 
-    def __init__(self, collective: Collective, work: Any) -> None:
+    def __init__(self, collective: Collective, work: TorchWork | None) -> None:
+        """`work`: None in a world of one, where every call is done at once."""
         self._collective = collective
         self._work = work
 
@@ -65,13 +37,18 @@ class Work:
 
 
 class Collective:
-    """Make it with `form`; or construct it, hand it to the thread that may leave, then `connect`."""
+    """The process group of one generation, seen from one rank.
+
+    Make it with `form`; or construct it, hand it to the thread that may leave, then `connect`.
+    """
 
     def __init__(self, *, generation: int, rank: int, world_size: int, device: str, timeout_s: float) -> None:
+        """`device`: "cpu" (Gloo) or "cuda" (NCCL); `timeout_s` bounds the forming of the group and each collective call."""
         self.generation = generation
         self.rank = rank
         self.world_size = world_size
-        self._device = device
+        self.device = device
+        """Where tensors have to be for a call: "cpu" or "cuda"."""
         self.waiting = False
         """Whether somebody waits for the other ranks at this moment; may be read from another thread."""
         self.waited_s = 0.0
@@ -82,27 +59,20 @@ class Collective:
 
     @classmethod
     def form(cls, store: KeyValueStore, *, generation: int, rank: int, world_size: int, device: str, timeout_s: float) -> Collective:
-        """Meet the other ranks. `device` is "cpu" (Gloo) or "cuda" (NCCL); a world of one needs neither peers nor group.
-
-        Raises CollectiveBroken when a rank does not come within `timeout_s`, which also bounds each collective call.
-        """
+        """Construct and connect. Raises CollectiveBroken when a rank does not come within `timeout_s`."""
         collective = cls(generation=generation, rank=rank, world_size=world_size, device=device, timeout_s=timeout_s)
         collective.connect(store)
         return collective
 
     def connect(self, store: KeyValueStore) -> None:
+        """Meet the other ranks; a world of one needs neither peers nor group.
+
+        Raises CollectiveBroken when a rank does not come in time, or when the generation is left meanwhile.
+        """
         if self.world_size == 1:
             return
-        transport: Transport
         try:
-            if self._device.startswith("cuda"):
-                from launcher.training.comm.nccl import NcclTransport
-
-                transport = self._transport = NcclTransport()
-            else:
-                from launcher.training.comm.gloo import GlooTransport
-
-                transport = self._transport = GlooTransport()
+            transport = self._transport = _transport_for(self.device)
             transport.connect(store, self.rank, self.world_size, self._timeout, self._left.is_set)
         except Exception as error:
             raise CollectiveBroken(f"generation {self.generation} could not be formed: {_first_line(error)}") from error
@@ -119,7 +89,10 @@ class Collective:
         return self._call(lambda group: group.broadcast(tensor, source))
 
     def all_to_all(self, received: Tensor, sent: Tensor, received_rows: list[int], sent_rows: list[int]) -> Work:
-        """Give the first `sent_rows[0]` rows of `sent` to rank 0, the next to rank 1, ...; those of rank 0 come first in `received`."""
+        """Give the first `sent_rows[0]` rows of `sent` to rank 0, the next `sent_rows[1]` to rank 1, and so on.
+
+        `received` takes `received_rows[0]` rows of rank 0, then those of rank 1, and so on. Both tensors: (sum of their rows, n).
+        """
         return self._call(lambda group: group.alltoall_base(received, sent, received_rows, sent_rows))
 
     def all_gather(self, gathered: Tensor, own: Tensor) -> Work:
@@ -137,11 +110,6 @@ class Collective:
         """Fill a contiguous tensor with what the rank `source` sends: as many bytes as it has."""
         return self._call(lambda group: group.recv([tensor], source, TAG))
 
-    @property
-    def device(self) -> str:
-        """Where tensors have to be to travel: "cpu" or "cuda"."""
-        return self._device
-
     def leave(self) -> None:
         """Make every call that is blocked, or comes later, raise CollectiveBroken. From any thread, at any time, any number of times."""
         self._left.set()
@@ -158,7 +126,7 @@ class Collective:
         self._left.set()
         self._transport = None
 
-    def _call(self, call: Callable[[Any], Any]) -> Work:
+    def _call(self, call: Callable[[Any], TorchWork]) -> Work:
         self.check()
         if self._transport is None:
             return Work(self, None)
@@ -168,7 +136,7 @@ class Collective:
             raise CollectiveBroken(f"generation {self.generation}: {_first_line(error)}") from error
         return Work(self, work)
 
-    def _wait(self, work: Any) -> None:
+    def _wait(self, work: TorchWork | None) -> None:
         if work is not None and self._transport is not None:
             began = time.perf_counter()
             self.waiting = True
@@ -181,6 +149,16 @@ class Collective:
                 self.waited_s += time.perf_counter() - began
         if work is not None:
             self.check()
+
+
+def _transport_for(device: str) -> Transport:
+    if device.startswith("cuda"):
+        from launcher.training.comm.nccl import NcclTransport
+
+        return NcclTransport()
+    from launcher.training.comm.gloo import GlooTransport
+
+    return GlooTransport()
 
 
 def _first_line(error: BaseException) -> str:

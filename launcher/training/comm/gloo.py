@@ -22,14 +22,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch.distributed as dist
 
 from launcher.training.comm.torch_store import TorchStore
-
-if TYPE_CHECKING:
-    from launcher.training.comm.collective import KeyValueStore
+from launcher.training.comm.transport import KeyValueStore, Transport
 
 THREADS = 2
 """Threads of one group, as torch has them by default."""
@@ -42,7 +40,7 @@ _ProcessGroup: Any = dist.ProcessGroupGloo
 """Its options are missing in torch's stubs."""
 
 
-class GlooTransport:
+class GlooTransport(Transport):
     """One Gloo group and the addresses that tell its connections."""
 
     def __init__(self) -> None:
@@ -71,7 +69,7 @@ class GlooTransport:
         finally:
             self._forming = False
 
-    def wait(self, work: Any, left: Callable[[], bool]) -> None:
+    def wait(self, work: dist.Work, left: Callable[[], bool]) -> None:
         work.wait()
 
     def cut(self) -> None:

@@ -14,15 +14,13 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from launcher.training.comm.torch_store import TorchStore
-
-if TYPE_CHECKING:
-    from launcher.training.comm.collective import KeyValueStore
+from launcher.training.comm.transport import KeyValueStore, Transport
 
 ENVIRONMENT = {
     "TORCH_NCCL_ASYNC_ERROR_HANDLING": "0",
@@ -33,7 +31,7 @@ ENVIRONMENT = {
 POLL_S = 0.0002
 
 
-class NcclTransport:
+class NcclTransport(Transport):
     """One NCCL group on the current CUDA device."""
 
     def __init__(self) -> None:
@@ -51,7 +49,7 @@ class NcclTransport:
         self.group = dist.ProcessGroupNCCL(TorchStore(store, timeout.total_seconds(), left), rank, world_size, options)
         self.wait(self.group.allreduce([torch.zeros(1, device="cuda")]), left)  # connects now, not inside the first step
 
-    def wait(self, work: Any, left: Callable[[], bool]) -> None:
+    def wait(self, work: dist.Work, left: Callable[[], bool]) -> None:
         while not work.is_completed():
             if left():
                 raise RuntimeError("the group was left")

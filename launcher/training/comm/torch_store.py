@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 
-if TYPE_CHECKING:
-    from launcher.training.comm.collective import KeyValueStore
-
+from launcher.training.comm.transport import KeyValueStore
 
 ASK_AGAIN_S = 0.2
 """A wait for a key is cut into pieces of this length, so that it ends soon after the group was left."""
@@ -29,7 +26,7 @@ class TorchStore(dist.Store):  # type: ignore[name-defined, misc] # torch's stub
         self._timeout_s = timeout_s
         self._left = left
 
-    def set(self, key: str, value: Any) -> None:
+    def set(self, key: str, value: str | Iterable[int]) -> None:
         self._store.set(key, value.encode() if isinstance(value, str) else bytes(value))
 
     def get(self, key: str) -> bytes:

@@ -13,18 +13,16 @@ layout and is aligned at every world size, because kernels may add up differentl
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from launcher.core.errors import UserCodeError
-from launcher.training.reduce.gradient_exchange import BucketedExchange, cut_into_buckets
+from launcher.training.comm.collective import Collective, Work
+from launcher.training.reduce.exchange import Bucket, Exchange, cut_into_buckets
 from launcher.training.reduce.reduction_tree import Subtree, TreeSum, subtrees_of
 from launcher.training.shards.batch import share
-
-if TYPE_CHECKING:
-    from launcher.training.comm.collective import Collective, Work
 
 ALIGNMENT = 64
 """Numbers between the places where tensors of a bucket may begin: a multiple of every vector that kernels read at once."""
@@ -78,17 +76,17 @@ class Segments:
         return collective.all_gather(self.flat, tree.total)
 
 
-class ExactBucket:
-    """Parameters that travel together, and their sums over the shards so far."""
+class ExactBucket(Bucket):
+    """The sums of its parameters' gradients over the shards so far."""
 
     def __init__(self, parameters: list[nn.Parameter], tail: int, dtype: torch.dtype, shards: int) -> None:
-        """`tail`: further numbers behind the gradients, 0 where there are none."""
-        self.parameters = parameters
+        """`tail`: how many further numbers there are behind the gradients; `shards`: of the whole step."""
+        super().__init__(parameters)
         self.tail: Tensor | None = None
-        """Those of the shard that is computed now."""
+        """The further numbers of the shard that is computed now."""
         self.missing: set[nn.Parameter] = set()
+        """Parameters whose gradients of the last backward pass are not complete yet."""
         self.segments: Segments | None = None
-        self.work: Work | None = None
         self._has_tail = tail > 0
         self._lengths = [parameter.numel() for parameter in parameters] + [tail] * self._has_tail
         self._strides = [torch.empty_like(parameter, device="meta").stride() for parameter in parameters]
@@ -119,7 +117,22 @@ class ExactBucket:
         flat = [[_flat(tensor) for tensor in tensors] for tensors in self._tree.partials]
         self.work = self.segments.send(flat, collective)
 
-    def sums(self) -> list[Tensor]:
+    def gather(self, collective: Collective) -> None:
+        """Once the others' partial sums are here: add up the own segment, and collect everybody's."""
+        assert self.segments is not None, "laid out before"
+        self.wait()
+        self.work = self.segments.gather(self._shards, collective)
+
+    def give_back(self) -> Tensor | None:
+        """The sums over all shards to the parameters' `.grad`; gives the tail's, None where the bucket has no tail."""
+        if self.work is not None:
+            self.wait()
+        sums = self._sums()
+        for parameter, total in zip(self.parameters, sums, strict=False):
+            parameter.grad = total.to(parameter.dtype)
+        return sums[-1] if self._has_tail else None
+
+    def _sums(self) -> list[Tensor]:
         """Over all shards, in the parameters' layout, then the tail."""
         if self.segments is None:
             return self._tree.total
@@ -142,14 +155,15 @@ def _flat(tensor: Tensor) -> Tensor:
     return tensor.as_strided((tensor.numel(),), (1,))
 
 
-class ExactExchange(BucketedExchange[ExactBucket]):
-    """The gradients of one generation after the other, one shard a backward pass. A parameter without a gradient counts as zero."""
+class ExactExchange(Exchange):
+    """Takes one shard a backward pass, in their order."""
 
     per_shard: ClassVar[bool] = True
 
     def __init__(self, parameters: list[nn.Parameter], collective: Collective, *, shards: int) -> None:
         """`shards`: V. The collective has at most as many ranks."""
         super().__init__(parameters, collective)
+        self._buckets: list[ExactBucket] = []
         self._shards = shards
         self._next = 0
         """The shard of this rank whose backward pass comes next."""
@@ -175,7 +189,6 @@ class ExactExchange(BucketedExchange[ExactBucket]):
 
     @torch.no_grad()
     def arm(self, sums: Tensor, *, last: bool) -> None:
-        """Before the backward pass of each shard, in their order: `sums`, (n,) of `dtype` and always as long, belong to that shard."""
         if not self._buckets:
             self._make_buckets(len(sums))
         if self._pending:
@@ -194,7 +207,6 @@ class ExactExchange(BucketedExchange[ExactBucket]):
 
     @torch.no_grad()
     def finish(self) -> Tensor:
-        """After the last backward pass: the sums over all shards are in `.grad`, and those of `sums` are returned."""
         self._armed = False
         assert self._pending, "armed before"
         assert self._next == self._own.stop - 1, "one backward pass for each shard"
@@ -206,18 +218,10 @@ class ExactExchange(BucketedExchange[ExactBucket]):
             for bucket in self._buckets[self._sent :]:
                 self._send(bucket)
             for bucket in self._buckets:
-                assert bucket.work is not None, "all were sent"
-                assert bucket.segments is not None, "laid out when armed"
-                bucket.work.wait()
-                bucket.work = bucket.segments.gather(self._shards, self._collective)
-        for bucket in self._buckets:
-            if bucket.work is not None:
-                bucket.work.wait()
-                bucket.work = None
-            sums = bucket.sums()
-            for parameter, total in zip(bucket.parameters, sums, strict=False):
-                parameter.grad = total.to(parameter.dtype)
-        return sums[-1]
+                bucket.gather(self._collective)
+        *_, tail = [bucket.give_back() for bucket in self._buckets]
+        assert tail is not None, "the last bucket has it"
+        return tail
 
     def _make_buckets(self, tail: int) -> None:
         pending = cut_into_buckets(self._parameters)
@@ -234,7 +238,8 @@ class ExactExchange(BucketedExchange[ExactBucket]):
         self._laid_out = True
 
     @torch.no_grad()
-    def _ready(self, index: int, bucket: ExactBucket, parameter: Any) -> None:
+    def _ready(self, index: int, bucket: ExactBucket, parameter: nn.Parameter) -> None:
+        """Called by autograd as soon as the gradient of a parameter is complete."""
         if not self._armed:
             return
         self.check()

@@ -1,6 +1,7 @@
 """Buffers that a model's own layers change while training: the step's value is the mean over the shards' updates from one start.
 
-Whole numbers (and bool) come from shard 0. They travel as four 16-bit digits each: a float32 sum over ranks holds these exactly.
+Whole numbers (and bool) come from shard 0. They are summed as four 16-bit digits each: a float32 sum over ranks holds
+these exactly.
 """
 
 from __future__ import annotations

@@ -5,18 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
+from launcher.checkpoint.manifest import CheckpointPart
+from launcher.checkpoint.writer import PartWriter
 from launcher.core.types import Generation, JsonObject, Rank, Step, WorldSize
 from launcher.record.run_store import RunStore
-from launcher.training.step import diverged
-
-if TYPE_CHECKING:
-    from launcher.checkpoint.manifest import CheckpointPart
-    from launcher.training.comm.collective import Collective
+from launcher.training.comm.collective import Collective
 
 
 class CheckpointSaver:
@@ -25,8 +21,7 @@ class CheckpointSaver:
     def __init__(
         self, run: RunStore, saved: Callable[[CheckpointPart, float], None], failed: Callable[[int, int, Exception], None]
     ) -> None:
-        from launcher.checkpoint.writer import PartWriter
-
+        """`saved`: called on the saving thread, with the part and the seconds since `save`; `failed`: with step, generation and error."""
         self._writer = PartWriter(run)
         self._saved = saved
         self._failed = failed
@@ -36,8 +31,10 @@ class CheckpointSaver:
         """The last step that was asked to be saved, or restored from."""
 
     def save(self, tensors: Mapping[str, Tensor], document: JsonObject, step: int, collective: Collective) -> None:
-        """Take the state as it is now; returns before it is durable. Raises TrainingDiverged for parameters that are not finite."""
-        _check_finite(tensors, step)
+        """Take the state as it is now, after `step` steps; returns before it is durable.
+
+        Raises UserCodeError for a tensor that cannot be stored. Whether it becomes durable, `saved` and `failed` are told.
+        """
         self.wait()
         began = time.perf_counter()
         try:
@@ -74,11 +71,3 @@ class CheckpointSaver:
         if error is not None:
             self.last_step = None
         return error
-
-
-def _check_finite(tensors: Mapping[str, Tensor], step: int) -> None:
-    names = [name for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel()]
-    norms = torch._foreach_norm([tensors[name] for name in names], float("inf"))
-    for name, norm in zip(names, torch.stack([norm.float() for norm in norms]).tolist(), strict=True):
-        if not norm < float("inf"):
-            raise diverged("the state is not finite", step, f"{name} holds {norm}")

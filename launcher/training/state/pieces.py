@@ -1,4 +1,4 @@
-"""How a training state is cut to travel between ranks: by names, shapes and dtypes alone, so that every rank cuts it alike. Pure.
+"""How a training state is cut to be sent to other ranks: by names, shapes and dtypes alone, so that every rank cuts it alike. Pure.
 
 A large tensor is cut into slices, each a piece that goes straight from memory to memory; small ones are bundled, many to a piece.
 """
@@ -8,23 +8,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+
+import msgspec
 
 from launcher.checkpoint.manifest import element_bytes, share
-from launcher.core.types import Json
 
 PIECE_BYTES = 8 << 20
-"""The most of a tensor in one piece: large enough that messages cost nothing, small enough that digests keep up with what travels."""
+"""The most of a tensor in one piece: large enough that messages cost nothing, small enough that digests keep up with the sending."""
 BUNDLE_BYTES = 1 << 20
-"""The most in a bundle: it is copied twice, so it should be on its way early."""
+"""The most in a bundle: its bytes are copied on both sides, so it should be in transit early."""
 ALONE_BYTES = 256 << 10
-"""A tensor of this size or more is worth messages of its own."""
+"""A tensor of so many bytes or more gets messages of its own."""
 _ALIGNED = 64
 
 
-@dataclass(frozen=True)
-class TensorLayout:
-    """A tensor as it travels: its bytes in the order of its memory."""
+class TensorLayout(msgspec.Struct, frozen=True, array_like=True):
+    """A tensor as it is sent: its bytes in the order of its memory. In JSON a list of its fields."""
 
     name: str
     shape: tuple[int, ...]
@@ -35,20 +34,11 @@ class TensorLayout:
     on_device: bool
     """False: in the CPU's memory although the model may be elsewhere, such as Adam's count of steps."""
     same_as: str | None = None
-    """A tensor named before it in the same memory (tied weights): it does not travel again."""
+    """A tensor named before it in the same memory (tied weights): it is not sent again."""
 
     @property
     def size_bytes(self) -> int:
         return math.prod(self.shape) * element_bytes(self.name, self.dtype)
-
-    def to_json(self) -> Json:
-        return [self.name, [*self.shape], self.dtype, [*self.strides], self.on_device, self.same_as]
-
-    @classmethod
-    def from_json(cls, value: Any) -> TensorLayout:
-        """What `to_json` made."""
-        name, shape, dtype, strides, on_device, same_as = value
-        return cls(name, tuple(shape), dtype, tuple(strides), on_device, same_as)
 
 
 @dataclass(frozen=True)
@@ -65,8 +55,8 @@ class Slice:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """What travels in one message: a slice of a large tensor, or several small tensors."""
+class StatePiece:
+    """What is sent in one message: a slice of a large tensor, or several small tensors."""
 
     slices: tuple[Slice, ...]
 
@@ -75,9 +65,9 @@ class Piece:
         return sum(part.size_bytes for part in self.slices)
 
 
-def cut(layouts: Sequence[TensorLayout]) -> tuple[Piece, ...]:
+def cut(layouts: Sequence[TensorLayout]) -> tuple[StatePiece, ...]:
     """All bytes of all tensors, each once, in the order of the names. Tensors without elements, or tied to another, have no piece."""
-    pieces: list[Piece] = []
+    pieces: list[StatePiece] = []
     bundle: list[Slice] = []
     room = BUNDLE_BYTES
     for layout in sorted(layouts, key=lambda layout: layout.name):
@@ -85,19 +75,19 @@ def cut(layouts: Sequence[TensorLayout]) -> tuple[Piece, ...]:
         if layout.same_as is not None or size == 0:
             continue
         if size >= ALONE_BYTES:
-            pieces += [Piece((part,)) for part in _slices(layout.name, size)]
+            pieces += [StatePiece((part,)) for part in _slices(layout.name, size)]
             continue
         if size > room:
-            pieces.append(Piece(tuple(bundle)))
+            pieces.append(StatePiece(tuple(bundle)))
             bundle, room = [], BUNDLE_BYTES
         bundle.append(Slice(layout.name, 0, size))
         room -= size
     if bundle:
-        pieces.append(Piece(tuple(bundle)))
+        pieces.append(StatePiece(tuple(bundle)))
     return tuple(pieces)
 
 
-def shares(pieces: Sequence[Piece], donors: int) -> tuple[tuple[int, ...], ...]:
+def shares(pieces: Sequence[StatePiece], donors: int) -> tuple[tuple[int, ...], ...]:
     """Which pieces each donor sends: indices, ascending; the bytes as even as pieces allow."""
     return share([piece.size_bytes for piece in pieces], donors)
 

@@ -8,21 +8,38 @@ Both are kept beside the configuration that made them: what the present configur
 from __future__ import annotations
 
 import copy
-import json
 import warnings
-from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from launcher.config.schema import Component
-from launcher.core.errors import CheckpointCorrupt, ConfigError, UserCodeError
-from launcher.core.types import JsonObject
+from launcher.core.errors import CheckpointCorrupt, ConfigError
+from launcher.training.state.document import (
+    OptimizerDocument,
+    SchedulerDocument,
+    StateDocument,
+    chosen,
+    damaged,
+    through_json,
+    with_tuples,
+    with_types_of,
+)
 
 MODEL = "model."
 OPTIMIZER = "optimizer."
+
+
+class Scheduler(Protocol):
+    """What training needs of a scheduler; those of torch.optim.lr_scheduler have it."""
+
+    def step(self) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
 
 
 class TrainState:
@@ -32,7 +49,7 @@ class TrainState:
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        scheduler: Any | None,
+        scheduler: Scheduler | None,
         optimizer_choice: Component,
         scheduler_choice: Component | None,
     ) -> None:
@@ -40,8 +57,8 @@ class TrainState:
         self.model = model
         self.optimizer = optimizer
         self.scheduler = scheduler
-        self._optimizer_choice = _choice(optimizer_choice)
-        self._scheduler_choice = None if scheduler_choice is None else _choice(scheduler_choice)
+        self._optimizer_choice = chosen(optimizer_choice)
+        self._scheduler_choice = None if scheduler_choice is None else chosen(scheduler_choice)
         self._names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         self.prepared: dict[str, Tensor] = {}
         """Memory for what the optimizer will keep, by name, while it keeps nothing yet."""
@@ -66,7 +83,7 @@ class TrainState:
         trial.step()
         self.prepared = self._kept_by(trial)
 
-    def document(self, step: int) -> JsonObject:
+    def document(self, step: int) -> StateDocument:
         """Everything that is no tensor. Raises UserCodeError where it is no JSON."""
         packed = self.optimizer.state_dict()
         scalars = {
@@ -74,42 +91,39 @@ class TrainState:
             for index, kept in packed["state"].items()
         }
         groups = [{key: value for key, value in group.items() if key != "params"} for group in packed["param_groups"]]
-        return {
-            "step": step,
-            "optimizer": {
-                "choice": self._optimizer_choice,
-                "scalars": _json(scalars, "optimizer"),
-                "groups": _json(groups, "optimizer"),
-            },
-            "scheduler": None
-            if self.scheduler is None
-            else {"choice": self._scheduler_choice, "state": _json(self.scheduler.state_dict(), "scheduler")},
-        }
+        scheduler = None
+        if self.scheduler is not None and self._scheduler_choice is not None:
+            scheduler = SchedulerDocument(self._scheduler_choice, through_json(self.scheduler.state_dict(), "scheduler"))
+        return StateDocument(
+            step,
+            OptimizerDocument(self._optimizer_choice, through_json(scalars, "optimizer"), through_json(groups, "optimizer")),
+            scheduler,
+        )
 
     def load_model(self, tensors: Mapping[str, Tensor]) -> None:
         """Parameters and buffers. Raises CheckpointCorrupt when names or shapes are not those of the model."""
         self._copy_into_model(self._fitting(tensors))
 
-    def load(self, tensors: Mapping[str, Tensor], document: Any) -> int:
-        """The whole state; the step that it is of. Raises CheckpointCorrupt or ConfigError where it does not fit.
+    def load(self, tensors: Mapping[str, Tensor], document: StateDocument) -> None:
+        """The whole state. Raises CheckpointCorrupt or ConfigError where it does not fit.
 
         What the optimizer keeps is taken over as it is, not copied, where its device allows. Whether it fits is checked first.
         """
         fitting = self._fitting(tensors)
+        self._check_optimizer(document.optimizer)
+        saved = document.scheduler
+        same_schedule = document.optimizer.choice == self._optimizer_choice and (saved and saved.choice) == self._scheduler_choice
         try:
-            self._check_optimizer(document["optimizer"])
-            same_optimizer = document["optimizer"]["choice"] == self._optimizer_choice
-            saved = document["scheduler"]
-            same_schedule = same_optimizer and (saved and saved["choice"]) == self._scheduler_choice
             self._copy_into_model(fitting)
-            self._load_optimizer(tensors, document["optimizer"], hyper_parameters=same_schedule)
-            if same_schedule and self.scheduler is not None:
-                self.scheduler.load_state_dict(_restored(saved["state"], self.scheduler.state_dict()))
-            elif self.scheduler is not None:
-                self._replay_schedule(int(document["step"]))
-            return int(document["step"])
+            self._load_optimizer(tensors, document.optimizer, hyper_parameters=same_schedule)
+            if self.scheduler is None:
+                return
+            if same_schedule and saved is not None:
+                self.scheduler.load_state_dict(with_types_of(self.scheduler.state_dict(), saved.state))
+            else:
+                self._replay_schedule(self.scheduler, document.step)
         except (KeyError, TypeError, IndexError) as error:
-            raise CheckpointCorrupt("the state of a checkpoint is damaged", given=f"{type(error).__name__}: {error}") from error
+            raise damaged(error) from error
 
     def _fitting(self, tensors: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
         """The model's tensors, each with the given one. Raises CheckpointCorrupt when names or shapes are not those of the model."""
@@ -144,18 +158,18 @@ class TrainState:
             if isinstance(value, Tensor)
         }
 
-    def _check_optimizer(self, saved: Any) -> None:
-        if saved["choice"]["target"] != self._optimizer_choice["target"]:
+    def _check_optimizer(self, saved: OptimizerDocument) -> None:
+        if saved.choice.target != self._optimizer_choice.target:
             raise ConfigError(
                 "the checkpoint was made with another optimizer",
                 where="optimizer._target_",
-                given=str(self._optimizer_choice["target"]),
-                expected=str(saved["choice"]["target"]),
+                given=self._optimizer_choice.target,
+                expected=saved.choice.target,
                 next="keep the optimizer, or begin a new run with checkpoint.init_from",
             )
 
-    def _load_optimizer(self, tensors: Mapping[str, Tensor], saved: Any, *, hyper_parameters: bool) -> None:
-        kept: dict[str, dict[str, Any]] = {name: dict(values) for name, values in saved["scalars"].items()}
+    def _load_optimizer(self, tensors: Mapping[str, Tensor], saved: OptimizerDocument, *, hyper_parameters: bool) -> None:
+        kept: dict[str, dict[str, object]] = {name: dict(values) for name, values in saved.scalars.items()}
         for full, value in tensors.items():
             if full.startswith(OPTIMIZER):
                 name, _, key = full.removeprefix(OPTIMIZER).rpartition(".")
@@ -163,55 +177,25 @@ class TrainState:
         state = {index: kept[name] for index, name in enumerate(self._names) if kept.get(name)}
         groups = self.optimizer.state_dict()["param_groups"]
         if hyper_parameters:
-            groups = [{**group, **_tuples(old)} for group, old in zip(groups, saved["groups"], strict=True)]
+            groups = [{**group, **with_tuples(old)} for group, old in zip(groups, saved.groups, strict=True)]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self._keep_types(state)
         self.prepared = {}
 
-    def _keep_types(self, state: Mapping[int, Mapping[str, Any]]) -> None:
+    def _keep_types(self, state: Mapping[int, Mapping[str, object]]) -> None:
         """torch gives what an optimizer keeps the type of its parameter: a sum in fp32 of a parameter in bf16 would be rounded."""
         for index, kept in self.optimizer.state_dict()["state"].items():
             for key, value in state.get(index, {}).items():
                 if isinstance(value, Tensor) and kept[key].dtype != value.dtype:
                     kept[key] = value.to(kept[key].device)
 
-    def _replay_schedule(self, step: int) -> None:
+    @staticmethod
+    def _replay_schedule(scheduler: Scheduler, step: int) -> None:
         """The configuration has another schedule than the checkpoint: be where it would be had it been there from the start."""
-        assert self.scheduler is not None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch expects an optimizer step before each
             for _ in range(step):
-                self.scheduler.step()
-
-
-def _choice(component: Component) -> dict[str, Any]:
-    return {"target": component.target, "params": _json(component.params, "configuration")}
-
-
-def _json(value: Any, key: str) -> Any:
-    """As JSON would read it back. Raises UserCodeError."""
-    try:
-        return json.loads(json.dumps(value, default=_number))
-    except (TypeError, ValueError) as error:
-        raise UserCodeError(
-            f"the {key}'s state cannot be written as JSON",
-            where=key,
-            given=str(error),
-            expected="numbers, text, lists and mappings",
-            next=f"choose another {key}, or give its class a state_dict of such values",
-        ) from error
-
-
-def _restored(saved: Any, present: Any) -> Any:
-    """What JSON made other types of, as a scheduler has it: tuples, counters, and mappings with numbers for keys."""
-    if isinstance(present, Mapping) and isinstance(saved, Mapping):
-        keys = {json.dumps(key).strip('"'): key for key in present}
-        values = {keys.get(key, key): _restored(value, present.get(keys.get(key, key))) for key, value in saved.items()}
-        return Counter(values) if isinstance(present, Counter) else values
-    if isinstance(present, (list, tuple)) and isinstance(saved, list):
-        like = present if len(present) == len(saved) else [None] * len(saved)
-        return type(present)(_restored(value, other) for value, other in zip(saved, like, strict=True))
-    return saved
+                scheduler.step()
 
 
 def _same_memory(one: Tensor, other: Tensor) -> bool:
@@ -222,14 +206,3 @@ def _same_memory(one: Tensor, other: Tensor) -> bool:
         other.shape,
         other.stride(),
     )
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, Tensor) and value.numel() == 1:
-        return value.item()
-    raise TypeError(f"{type(value).__name__} {value!r}"[:200])
-
-
-def _tuples(group: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON made lists of the tuples that optimizers keep, such as betas."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in group.items()}

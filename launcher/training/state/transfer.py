@@ -1,11 +1,11 @@
 """Moving the training state from ranks that hold it (donors) to ranks that do not (receivers), at the start of a generation.
 
-Every donor sends its own share of the pieces (state_pieces.py) to every receiver. First comes a preface from each donor; the first
-donor's announces the header: the document and how the tensors are laid out. Then the pieces, a few under way at a time, and at the
-end a digest of each (piece_digest.py), computed by both sides, on a thread of its own, while the next pieces travel.
+Every donor sends its own share of the pieces (pieces.py) to every receiver. First comes a preface from each donor; the first donor's
+announces the header, which follows it, with how the tensors are laid out. Then the pieces, a few in transit at a time, and at the end
+a digest of each (piece_digest.py), computed by both sides, on a thread of its own, while the next pieces are in transit.
 
-Where this ends: a damaged piece is found, not repaired; and a donor returns when its bytes are on their way, so only the receivers'
-own word says that they hold the state. Tensors on a GPU go through pinned memory with Gloo and directly with NCCL; neither has been
+Where this ends: a damaged piece is found, not repaired; and a donor returns when its bytes are sent, not when they have arrived, so
+only a receiver knows that it holds the state. Tensors on a GPU go through pinned memory with Gloo and directly with NCCL; neither has been
 tried with GPUs yet.
 """
 
@@ -18,22 +18,22 @@ from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
-from launcher.core.errors import UserCodeError
 from launcher.core.types import JsonObject
+from launcher.training.comm.collective import Collective, Work
+from launcher.training.state.document import StateDocument
 from launcher.training.state.piece_digest import DIGEST_BYTES, digest
-from launcher.training.state.pieces import ALONE_BYTES, BUNDLE_BYTES, Piece, Slice, TensorLayout, arrival, cut, shares
-
-if TYPE_CHECKING:
-    from launcher.training.comm.collective import Collective, Work
-    from launcher.training.state.train_state import TrainState
+from launcher.training.state.pieces import StatePiece, TensorLayout, arrival, cut, shares
+from launcher.training.state.state_bytes import PieceBytes, StateBytes, layouts_of, without_gaps
+from launcher.training.state.train_state import TrainState
 
 UNDER_WAY = 4
-"""Pieces of one donor that travel at a time. Measured with Gloo between two processes: 1 halves the pace, more than 4 gain nothing."""
+"""Pieces of one donor that are in transit at a time. Measured with Gloo between two processes: 1 halves the pace, more than 4 gain nothing."""
 _PREFACE = struct.Struct("<Q32s32s32s")
 """Bytes of the header (0 but from the first donor), its SHA-256, the layouts' SHA-256, and the SHA-256 of these three."""
 
@@ -45,6 +45,15 @@ class StateMove:
     donors: tuple[int, ...]
     """Hold the same state, bit for bit."""
     receivers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class StateHeader:
+    """What goes with the tensors."""
+
+    document: StateDocument
+    records: JsonObject
+    """What the ranks keep of the steps done; not looked into here."""
 
 
 class StateDamaged(Exception):
@@ -63,11 +72,11 @@ class StateDamaged(Exception):
 
 
 def share_state(
-    collective: Collective, move: StateMove, state: TrainState, header: JsonObject, *, device: str, holds_own: bool
-) -> JsonObject:
-    """Called by every rank of the generation at the same point. A receiver gets the first donor's header, and the state is loaded.
+    collective: Collective, move: StateMove, state: TrainState, header: StateHeader, *, device: str, holds_own: bool
+) -> StateHeader:
+    """Called by every rank of the generation at the same point. A receiver loads the state, and gets the first donor's header.
 
-    header: TrainState.document and whatever else there is to say; only the first donor's is read.
+    header: this rank's own; only the first donor's is sent, and who is no receiver gets its own back.
     device: where a receiver's model is.
     holds_own: this receiver's own state is worth keeping until the donors' has arrived and was verified. Whatever is raised before
     that leaves it as it is. A receiver that has none gets it in place, and after an error holds nothing of use.
@@ -85,29 +94,28 @@ def share_state(
     return header
 
 
-def _give(collective: Collective, move: StateMove, state: TrainState, header: JsonObject) -> None:
+def _give(collective: Collective, move: StateMove, state: TrainState, header: StateHeader) -> None:
     tensors = state.tensors()
     layouts = layouts_of(tensors)
     me = move.donors.index(collective.rank)
-    described = json.dumps([layout.to_json() for layout in layouts])
-    text = f'{{"header": {json.dumps(header)}, "tensors": {described}}}'.encode() if me == 0 else b""
-    under_way = [_send_bytes(collective, move, _preface(text, described.encode())), _send_bytes(collective, move, text)]
+    text = _announcement(header, layouts) if me == 0 else b""
+    under_way = [_send_bytes(collective, move, _preface(text, layouts)), _send_bytes(collective, move, text)]
     pieces = cut(layouts)
-    memory = _Memory(collective, _without_gaps(tensors, layouts))
-    window: deque[tuple[_Cargo, list[Work]]] = deque()
+    memory = StateBytes(without_gaps(tensors, layouts), collective.device)
+    window: deque[tuple[PieceBytes, list[Work]]] = deque()
 
     def finish() -> None:
-        cargo, works = window.popleft()
+        piece, works = window.popleft()
         _wait(works)
-        memory.release(cargo)
+        memory.release(piece)
 
     digests: list[Future[bytes]] = []
     with ThreadPoolExecutor(1, "digests") as thread:
         for index in shares(pieces, len(move.donors))[me]:
-            cargo = memory.cargo(pieces[index])
-            cargo.gather()
-            window.append((cargo, [collective.send(cargo.data, receiver) for receiver in move.receivers]))
-            digests.append(_digested(thread, index, cargo))
+            piece = memory.of(pieces[index])
+            piece.gather()
+            window.append((piece, [collective.send(piece.data, receiver) for receiver in move.receivers]))
+            digests.append(_digested(thread, index, piece))
             if len(window) >= UNDER_WAY:
                 finish()
         while window:
@@ -118,6 +126,8 @@ def _give(collective: Collective, move: StateMove, state: TrainState, header: Js
 
 
 class _Receiver:
+    """One rank that takes the state, once."""
+
     def __init__(self, collective: Collective, move: StateMove, state: TrainState, device: str, holds_own: bool) -> None:
         self._collective = collective
         self._move = move
@@ -125,14 +135,15 @@ class _Receiver:
         self._device = device
         self._holds_own = holds_own
 
-    def take(self) -> JsonObject:
+    def take(self) -> StateHeader:
         header, layouts = self._header()
         tensors = self._places(layouts)
         self._receive(cut(layouts), tensors)
-        self._state.load({layout.name: tensors[layout.same_as or layout.name] for layout in layouts}, header)
+        self._state.load({layout.name: tensors[layout.same_as or layout.name] for layout in layouts}, header.document)
         return header
 
-    def _header(self) -> tuple[JsonObject, list[TensorLayout]]:
+    def _header(self) -> tuple[StateHeader, list[TensorLayout]]:
+        """What the first donor announces, once all donors announced the same layouts. Raises StateDamaged."""
         first, *others = self._move.donors
         prefaces = [self._receive_preface(donor) for donor in self._move.donors]
         length, expected, layouts_digest = prefaces[0]
@@ -142,8 +153,7 @@ class _Receiver:
         for donor, (_, _, other) in zip(others, prefaces[1:], strict=True):
             if other != layouts_digest:
                 raise StateDamaged(donor, None, f"its tensors have other names, shapes or types than those of rank {first}")
-        document = json.loads(text)
-        return document["header"], [TensorLayout.from_json(item) for item in document["tensors"]]
+        return _announced(text)
 
     def _places(self, layouts: list[TensorLayout]) -> dict[str, Tensor]:
         """Where each tensor goes: the state's own memory, or such as was prepared for it, or new."""
@@ -160,32 +170,37 @@ class _Receiver:
             places[layout.name] = own
         return places
 
-    def _receive(self, pieces: tuple[Piece, ...], tensors: Mapping[str, Tensor]) -> None:
+    def _receive(self, pieces: tuple[StatePiece, ...], tensors: Mapping[str, Tensor]) -> None:
+        """Fill the tensors, then compare the digests. Raises StateDamaged."""
         donors = self._move.donors
-        memory = _Memory(self._collective, tensors)
-        window: deque[tuple[int, int, _Cargo, Work]] = deque()
+        memory = StateBytes(tensors, self._collective.device)
+        window: deque[tuple[int, int, PieceBytes, Work]] = deque()
         digests: list[list[tuple[int, Future[bytes]]]] = [[] for _ in donors]
 
         def finish() -> None:
-            donor, index, cargo, work = window.popleft()
+            donor, index, piece, work = window.popleft()
             work.wait()
-            digests[donor].append((index, _digested(threads, index, cargo)))
-            cargo.scatter()
-            memory.release(cargo)
+            digests[donor].append((index, _digested(threads, index, piece)))
+            piece.scatter()
+            memory.release(piece)
 
         with ThreadPoolExecutor(len(donors), "digests") as threads:
             for donor, index in arrival(shares(pieces, len(donors))):
-                cargo = memory.cargo(pieces[index])
-                window.append((donor, index, cargo, self._collective.recv(cargo.data, donors[donor])))
+                piece = memory.of(pieces[index])
+                window.append((donor, index, piece, self._collective.recv(piece.data, donors[donor])))
                 if len(window) >= UNDER_WAY * len(donors):
                     finish()
             while window:
                 finish()
         for donor, pairs in zip(donors, digests, strict=True):
-            announced = self._receive_bytes(donor, len(pairs) * DIGEST_BYTES)
-            for turn, (index, own) in enumerate(pairs):
-                if announced[turn * DIGEST_BYTES :][:DIGEST_BYTES] != own.result():
-                    raise StateDamaged(donor, index, f"{pieces[index].size_bytes} bytes with another digest than they were sent with")
+            self._compare(donor, pieces, pairs)
+
+    def _compare(self, donor: int, pieces: tuple[StatePiece, ...], digests: list[tuple[int, Future[bytes]]]) -> None:
+        """A donor's digests of the pieces it sent, in their order, with our own."""
+        sent_with = self._receive_bytes(donor, len(digests) * DIGEST_BYTES)
+        for turn, (index, own) in enumerate(digests):
+            if sent_with[turn * DIGEST_BYTES :][:DIGEST_BYTES] != own.result():
+                raise StateDamaged(donor, index, f"{pieces[index].size_bytes} bytes with another digest than they were sent with")
 
     def _receive_preface(self, donor: int) -> tuple[int, bytes, bytes]:
         raw = self._receive_bytes(donor, _PREFACE.size)
@@ -201,103 +216,29 @@ class _Receiver:
         return data.cpu().numpy().tobytes()
 
 
-class _Cargo:
-    """The bytes of one piece: where they are in the state, or in memory of their own, from which they travel."""
-
-    def __init__(self, parts: list[Tensor], staging: Tensor | None) -> None:
-        self._parts = parts
-        self.staging = staging
-        self.data = parts[0] if staging is None else staging[: sum(part.numel() for part in parts)]
-
-    def gather(self) -> None:
-        if self.staging is not None:
-            torch._foreach_copy_(self._places(), self._parts)
-
-    def scatter(self) -> None:
-        if self.staging is not None:
-            torch._foreach_copy_(self._parts, self._places())
-
-    def _places(self) -> list[Tensor]:
-        return list(torch.split(self.data, [part.numel() for part in self._parts]))
+def _announcement(header: StateHeader, layouts: list[TensorLayout]) -> bytes:
+    document = header.document.to_json()
+    # json, not msgspec: the state may hold infinities, for which msgspec writes null
+    return json.dumps({"document": document, "records": header.records, "tensors": msgspec.to_builtins(layouts)}).encode()
 
 
-class _Memory:
-    """Tensors without gaps as bytes, piece by piece, on the device from which they travel."""
-
-    def __init__(self, collective: Collective, tensors: Mapping[str, Tensor]) -> None:
-        self._tensors = tensors
-        self._device = torch.device(collective.device)
-        self._large: dict[str, Tensor] = {}
-        self._free: list[Tensor] = []
-
-    def cargo(self, piece: Piece) -> _Cargo:
-        parts = [self._bytes(part) for part in piece.slices]
-        if len(parts) == 1 and parts[0].device.type == self._device.type:
-            return _Cargo(parts, None)
-        return _Cargo(parts, self._staging(max(piece.size_bytes, BUNDLE_BYTES), pinned=any(part.is_cuda for part in parts)))
-
-    def release(self, cargo: _Cargo) -> None:
-        """It has travelled: its memory may carry another piece. New memory costs more than the copy, since its pages are not there yet."""
-        if cargo.staging is not None:
-            self._free.append(cargo.staging)
-
-    def _bytes(self, part: Slice) -> Tensor:
-        if part.start == 0 and part.stop < ALONE_BYTES:
-            return _as_bytes(self._tensors[part.name])
-        if part.name not in self._large:
-            self._large[part.name] = _as_bytes(self._tensors[part.name])
-        return self._large[part.name][part.start : part.stop]
-
-    def _staging(self, size: int, *, pinned: bool) -> Tensor:
-        for index, free in enumerate(self._free):
-            if free.numel() >= size and free.is_pinned() == pinned:
-                return self._free.pop(index)
-        return torch.empty(size, dtype=torch.uint8, device=self._device, pin_memory=pinned and self._device.type == "cpu")
+def _announced(text: bytes) -> tuple[StateHeader, list[TensorLayout]]:
+    """What `_announcement` was made of."""
+    content: Any = json.loads(text)
+    header = StateHeader(StateDocument.from_json(content["document"]), content["records"])
+    return header, msgspec.convert(content["tensors"], list[TensorLayout])
 
 
-def layouts_of(tensors: Mapping[str, Tensor]) -> list[TensorLayout]:
-    """How tensors travel, in the order of their names. Raises UserCodeError for one that cannot (sparse, or of an exotic dtype)."""
-    layouts = []
-    seen: dict[tuple[object, ...], str] = {}
-    for name, tensor in sorted(tensors.items()):
-        if tensor.layout != torch.strided:
-            raise UserCodeError(
-                "a tensor of the training state cannot be sent to another worker",
-                where=f"state {name}",
-                given=f"layout {tensor.layout}",
-                expected="a dense tensor",
-            )
-        memory = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
-        first = seen.setdefault(memory, name) if tensor.numel() else name
-        strides = torch.empty_like(tensor, device="meta").stride()  # its own, or without gaps and overlaps where it has such
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        tied = None if first == name else first
-        layouts.append(TensorLayout(name, tuple(tensor.shape), dtype, strides, tensor.device.type != "cpu", tied))
-    return layouts
+def _preface(announcement: bytes, layouts: list[TensorLayout]) -> bytes:
+    parts = (len(announcement), hashlib.sha256(announcement).digest(), hashlib.sha256(msgspec.json.encode(layouts)).digest())
+    preface = struct.pack("<Q32s32s", *parts)
+    return preface + hashlib.sha256(preface).digest()
 
 
-def _without_gaps(tensors: Mapping[str, Tensor], layouts: list[TensorLayout]) -> dict[str, Tensor]:
-    """The tensors as they are laid out: themselves, or copies of such as are views into something larger."""
-    return {
-        layout.name: tensor if tensor.stride() == layout.strides else tensor.clone()
-        for layout, tensor in ((layout, tensors[layout.name]) for layout in layouts)
-    }
-
-
-def _as_bytes(tensor: Tensor) -> Tensor:
-    """A view of the memory of a tensor without gaps: (n,) of uint8."""
-    return tensor.detach().as_strided((tensor.numel(),), (1,)).view(torch.uint8)
-
-
-def _preface(header: bytes, layouts: bytes) -> bytes:
-    said = struct.pack("<Q32s32s", len(header), hashlib.sha256(header).digest(), hashlib.sha256(layouts).digest())
-    return said + hashlib.sha256(said).digest()
-
-
-def _digested(threads: ThreadPoolExecutor, index: int, cargo: _Cargo) -> Future[bytes]:
-    """A piece's digest, in the background; waited for where the piece's memory is about to carry another one."""
-    digested = threads.submit(digest, index, cargo.data)
-    if cargo.staging is not None:
+def _digested(threads: ThreadPoolExecutor, index: int, piece: PieceBytes) -> Future[bytes]:
+    """A piece's digest, in the background; waited for where the piece's memory is about to hold another one."""
+    digested = threads.submit(digest, index, piece.data)
+    if piece.staging is not None:
         digested.result()
     return digested
 

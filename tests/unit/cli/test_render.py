@@ -9,11 +9,14 @@ import pytest
 
 from launcher.backends.base import Placement
 from launcher.cli import render
-from launcher.core.types import JsonObject, RunId
+from launcher.core.types import Generation, JsonObject, RunId, Step, WorkerId
 from launcher.jobs.refs import RunRef
 from launcher.jobs.submitting import Plan
 from launcher.jobspec.job import CodeRef, JobSpec
 from launcher.record.desired import WorkerBounds
+from launcher.record.events import decode
+from launcher.record.members import LastChange
+from launcher.record.rows import LogLine
 from launcher.record.status import CheckpointRef, JobState, RunStatus
 from tests.support.fakes import job_config
 
@@ -67,7 +70,8 @@ def test_the_summary_says_what_became_of_it_and_where_everything_is(monkeypatch:
 def test_the_status_of_an_elastic_run_says_what_its_group_did(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAUNCHER_RUNS", "/data/runs")
     assert "change" not in render.status_text(STATUS, REF)
-    change: JsonObject = {"cause": "lost", "from_size": 3, "to_size": 2, "step": 40, "pause_s": 0.21, "detect_s": 0.02, "total_s": 0.3}
+    figures = {"pause_s": 0.21, "detect_s": 0.02, "total_s": 0.3}
+    change = LastChange(cause="lost", from_size=3, to_size=2, generation=Generation(1), step=Step(40), at="", **figures)
     elastic = replace(
         STATUS, changes=5, last_change=change, waiting_for="2 workers with 1 GPU each", draining=("w3",), stragglers=("w4", "w5")
     )
@@ -103,9 +107,12 @@ def test_the_table_is_aligned() -> None:
 
 
 def test_events_and_log_lines_say_where_they_happened() -> None:
-    event = {"time": "x", "term": 2, "generation": 3, "step": 7, "kind": "worker_lost", "rank": 1, "exit": {"code": -9}}
-    assert click.unstyle(render.event_line(event)) == "x  [term 2 generation 3 step 7]  worker_lost  rank 1  exit={code=-9}"
-    assert click.unstyle(render.log_line({"rank": 1, "stream": "stdout", "line": "[red] hello"})) == "[rank 1] [red] hello"
+    event: JsonObject = {"time": "x", "term": 2, "generation": 3, "step": 7, "kind": "worker_lost", "rank": 1, "exit": {"code": -9}}
+    assert (
+        click.unstyle(render.event_line(decode(event, where=""))) == "x  [term 2 generation 3 step 7]  worker_lost  rank 1  exit={code=-9}"
+    )
+    line = LogLine(time="x", worker=WorkerId("w1"), rank=1, generation=3, stream="stdout", line="[red] hello")
+    assert click.unstyle(render.log_line(line)) == "[rank 1] [red] hello"
 
 
 def test_durations_are_short() -> None:

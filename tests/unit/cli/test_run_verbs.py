@@ -13,9 +13,10 @@ from click.testing import CliRunner, Result
 from launcher.backends.base import Dashboard, Owner
 from launcher.cli import run_verbs
 from launcher.core.errors import BackendUnavailable, RunNotFound, RunStateError, UsageError
-from launcher.core.types import JsonObject
+from launcher.core.types import Generation, Step
 from launcher.jobs.refs import RunRef
 from launcher.record.desired import WorkerBounds
+from launcher.record.members import LastChange
 from launcher.record.status import JobState
 from tests.support.fakes import FakeBackend, FakeController, ScriptedClock
 
@@ -141,15 +142,9 @@ def elastic(submit: Callable[..., RunRef], clock: ScriptedClock, monkeypatch: py
 
 
 def test_resize_waits_for_the_size_and_shows_the_change(call: Callable[..., Result], elastic: FakeController, clock: ScriptedClock) -> None:
-    change: JsonObject = {
-        "cause": "shrink",
-        "reason": "asked for",
-        "from_size": 4,
-        "to_size": 3,
-        "generation": 2,
-        "step": 60,
-        "pause_s": 0.05,
-    }
+    change = LastChange(
+        cause="shrink", reason="asked for", from_size=4, to_size=3, generation=Generation(2), step=Step(60), at="", pause_s=0.05
+    )
     now = {"workers": WorkerBounds(min=2, max=4, target=3), "world_size": 3, "generation": 2, "changes": 1, "last_change": change}
     clock.at(3.0, lambda: elastic.write(**now))
     result = call("resize", "mine", "3")

@@ -5,9 +5,14 @@ from typing import Any
 import pytest
 
 from launcher.cli.timeline import PHRASES, facts
+from launcher.record.events import RecordedEvent, decode
 
 pytestmark = pytest.mark.unit
 STAMP = {"time": "2026-01-01T00:00:00.000Z", "term": 1, "generation": 2, "step": 30}
+
+
+def recorded(record: dict[str, Any]) -> RecordedEvent:
+    return decode({**STAMP, **record}, where="")
 
 
 @pytest.mark.parametrize(
@@ -49,15 +54,15 @@ STAMP = {"time": "2026-01-01T00:00:00.000Z", "term": 1, "generation": 2, "step":
     ],
 )
 def test_an_event_says_what_it_has(kind: str, record: dict[str, Any], line: str) -> None:
-    assert facts({**STAMP, "kind": kind, **record}) == line
+    assert facts(recorded({"kind": kind, **record})) == line
 
 
 @pytest.mark.parametrize("kind", [*PHRASES, "resized", "anything"])
 def test_an_event_without_facts_is_no_error(kind: str) -> None:
-    facts({**STAMP, "kind": kind})
-    assert "odd=[1 2]" in facts({**STAMP, "kind": kind, "odd": [1, 2]}) or kind == "resized"
+    facts(recorded({"kind": kind}))
+    assert "odd=[1 2]" in facts(recorded({"kind": kind, "odd": [1, 2]})) or kind == "resized"
 
 
 def test_a_change_says_who_joined_and_left() -> None:
     change = {"cause": "lost", "from_size": 4, "to_size": 3, "joined": [], "left": ["w2", "w3"]}
-    assert facts({**STAMP, "kind": "resized", **change}) == "4 -> 3 workers at step 30 (lost: a worker was lost); left w2, w3"
+    assert facts(recorded({"kind": "resized", **change})) == "4 -> 3 workers at step 30 (lost: a worker was lost); left w2, w3"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from launcher import jobs
 from launcher.cli import watch
 from launcher.cli.screen import LiveScreen, Pace, PlainScreen, colour_wanted
 from launcher.core.errors import StoreUnavailable
+from launcher.core.types import Term
 from launcher.jobs.refs import RunRef
 from launcher.record.desired import WorkerBounds
 from launcher.record.status import JobState
@@ -166,8 +168,7 @@ def test_on_a_terminal_an_interrupt_asks_first(
             if desired is not None and desired.state == "stopped" and not ended["done"]:
                 ended["done"] = True
                 run = playing.open()
-                document = {**status.to_json(), "state": "STOPPED", "exit_code": 3, "sequence": 10**6}
-                run.put_status(status.term, document)  # type: ignore[arg-type]
+                run.put_status(Term(status.term), replace(status, state=JobState.STOPPED, exit_code=3, sequence=10**6))
                 clock._script.clear()
 
         clock.at(21.5, obey)
@@ -223,7 +224,9 @@ def test_a_change_of_the_group_is_shown_when_it_happens(
 
     def grow() -> None:
         controller.segment(
-            "events", {"kind": "generation_prepared", "step": 1}, {"kind": "resized", "step": 1, "from_size": 2, "to_size": 3}
+            "events",
+            {"kind": "generation_prepared", "step": 1},
+            {"kind": "resized", "step": 1, "cause": "grow", "from_size": 2, "to_size": 3},
         )
         controller.write(world_size=3, generation=2)
 

@@ -3,60 +3,60 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from launcher.core.types import Step, WorkerId
 from launcher.jobs.changes import change_bar, change_sentence, crew, short_seconds
 from launcher.record.desired import WorkerBounds
+from launcher.record.members import ResizeFacts
 from launcher.record.status import JobState, RunStatus
 
 pytestmark = pytest.mark.unit
 
-CHANGE: dict[str, Any] = {
-    "cause": "grow",
-    "reason": "asked for",
-    "from_size": 3,
-    "to_size": 4,
-    "generation": 2,
-    "step": 1200,
-    "at": "2026-01-01T00:00:00.000Z",
-    "detect_s": None,
-    "agree_s": 0.01,
-    "form_s": 0.02,
-    "move_s": 0.01,
-    "first_step_s": 0.21,
-    "total_s": 0.25,
-    "pause_s": 0.05,
-    "slowdown": 0.93,
-    "joined": ["w5"],
-    "left": [],
-}
+CHANGE = ResizeFacts(
+    cause="grow",
+    reason="asked for",
+    from_size=3,
+    to_size=4,
+    detect_s=None,
+    agree_s=0.01,
+    form_s=0.02,
+    move_s=0.01,
+    first_step_s=0.21,
+    total_s=0.25,
+    pause_s=0.05,
+    slowdown=0.93,
+    joined=(WorkerId("w5"),),
+    left=(),
+)
 
 
 def test_a_change_is_one_sentence() -> None:
-    assert change_sentence(CHANGE) == (
+    assert change_sentence(CHANGE, Step(1200)) == (
         "3 -> 4 workers at step 1200 (grow: asked for): pause 0.05 s; agree 0.01, form 0.02, move 0.01, first step 0.21 s; "
         "survivors at 93 % speed while newcomers warmed up"
     )
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("change", "step", "sentence"),
     [
-        ({"from_size": 4, "to_size": 3}, "4 -> 3 workers"),
-        ({"from_size": 4, "to_size": 4, "cause": "evicted"}, "4 workers, as before (evicted: a worker was given up)"),
-        ({"from_size": 1, "to_size": 2, "step": 0, "cause": "resize", "pause_s": 0}, "1 -> 2 workers at step 0 (resize: asked for): pause 0.000 s"),
-        ({"from_size": 4, "to_size": 3, "cause": "drain", "detect_s": 0.1}, "4 -> 3 workers (drain): detect 0.10 s"),
-        ({"from_size": 4, "to_size": 3, "reason": "why", "pause_s": "unknown", "slowdown": None}, "4 -> 3 workers (why)"),
+        ({"from_size": 4, "to_size": 3}, None, "4 -> 3 workers"),
+        ({"from_size": 4, "to_size": 4, "cause": "evicted"}, None, "4 workers, as before (evicted: a worker was given up)"),
+        ({"from_size": 1, "to_size": 2, "cause": "resize", "pause_s": 0}, 0, "1 -> 2 workers at step 0 (resize: asked for): pause 0.000 s"),
+        ({"from_size": 4, "to_size": 3, "cause": "drain", "detect_s": 0.1}, None, "4 -> 3 workers (drain): detect 0.10 s"),
+        ({"from_size": 4, "to_size": 3, "reason": "why", "pause_s": None, "slowdown": None}, None, "4 -> 3 workers (why)"),
     ],
 )  # fmt: skip
-def test_what_is_not_known_is_left_out(change: dict[str, Any], sentence: str) -> None:
-    assert change_sentence(change) == sentence
+def test_what_is_not_known_is_left_out(change: dict[str, Any], step: int | None, sentence: str) -> None:
+    assert change_sentence(ResizeFacts(**{"cause": "", **change}), Step(step) if step is not None else None) == sentence
 
 
 def test_the_bar_is_to_scale() -> None:
     assert change_bar(CHANGE) == "a" + "fff" + "m" + "s" * 27 + "  0.25 s in all"
-    assert change_bar({**CHANGE, "total_s": None}).endswith("s")
-    assert change_bar({"from_size": 1, "to_size": 2}) == ""
-    assert change_bar({"form_s": 0.0}) == ""
+    assert change_bar(replace(CHANGE, total_s=None)).endswith("s")
+    assert change_bar(ResizeFacts(cause="", from_size=1, to_size=2)) == ""
+    assert change_bar(ResizeFacts(cause="", from_size=1, to_size=2, form_s=0.0)) == ""
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def test_a_run_that_does_not_move_is_lost_after_a_lease(submit: Callable[..., Ru
     assert LEASE_S <= clock.monotonic() <= LEASE_S + 0.5
     stored = ref.open().status(controller.term)
     assert stored is not None
-    assert stored["state"] == "RUNNING"
+    assert stored.state is JobState.RUNNING
 
 
 def test_a_dead_run_is_closed_at_once_with_all_that_it_did(
@@ -130,7 +130,7 @@ def test_a_dead_run_is_closed_at_once_with_all_that_it_did(
     assert status.checkpoint is not None
     assert (status.checkpoint.step, status.checkpoint.uri) == (20, f"{run.uri}/checkpoints/{20:012d}-{1:012d}.json")
     assert run.terms() == (2, {1: BASE[Term(1)], 2: TermBase(from_term=Term(1), checkpoint_step=None, adopted_step=33)})  # type: ignore[comparison-overlap, arg-type]
-    assert [event["kind"] for event in jobs.events(ref)] == ["steps", "ended"]
+    assert [event.kind for event in jobs.events(ref)] == ["steps", "ended"]
     assert clock.monotonic() == 0
     assert jobs.status(ref, clock=clock) == status
     assert run.highest_term() == 2
@@ -174,7 +174,7 @@ def test_two_closers_end_it_once_for_readers(submit: Callable[..., RunRef], cloc
     assert close(ref, run, seen, state=JobState.FAILED, reason="first", clock=clock)
     assert not close(ref, run, seen, state=JobState.STOPPED, reason="second", clock=clock)
     assert jobs.status(ref, clock=clock).reason == "first"
-    assert [event["reason"] for event in jobs.events(ref)] == ["first"]
+    assert [event.facts["reason"] for event in jobs.events(ref)] == ["first"]
 
 
 def test_a_controller_that_takes_office_meanwhile_wins(submit: Callable[..., RunRef], clock: ScriptedClock, backend: FakeBackend) -> None:

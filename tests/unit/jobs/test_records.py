@@ -7,9 +7,11 @@ import pytest
 
 from launcher import jobs
 from launcher.core.types import JsonObject, Step, Term
-from launcher.jobs.records import Reader, within
+from launcher.jobs.records import event_reader, event_within, row_within
 from launcher.jobs.refs import RunRef
+from launcher.record.events import LedgerEntry, RecordedEvent, decode
 from launcher.record.lineage import LineageEntry
+from launcher.record.rows import EvaluationRow
 from launcher.record.status import JobState
 from tests.support.fakes import FakeController, ScriptedClock
 
@@ -26,7 +28,7 @@ def _line(line: str, rank: int = 0) -> JsonObject:
 
 @pytest.fixture
 def rolled_back(submit: Callable[..., RunRef], clock: ScriptedClock) -> RunRef:
-    """Term 1 reached step 30, term 2 went on from the checkpoint at 20; term 3 was never in office."""
+    """Term 1 reached step 30, term 2 went on from the checkpoint at 20; term 3 never had a base."""
     ref = submit()
     first = FakeController(ref.open(), clock).take_office()
     first.segment("events", {"kind": "started", "step": 0}, _steps(1, 15))
@@ -45,28 +47,32 @@ def rolled_back(submit: Callable[..., RunRef], clock: ScriptedClock) -> RunRef:
 
 
 def test_events_are_those_of_the_lineage(rolled_back: RunRef) -> None:
-    told = [(event["kind"], event["step"]) for event in jobs.events(rolled_back)]
+    told = [(event.kind, event.step) for event in jobs.events(rolled_back)]
     assert told == [("started", 0), ("steps", 15), ("steps", 20), ("worker_lost", 30), ("started", 20), ("steps", 25)]
-    samples = [event["samples"] for event in jobs.events(rolled_back) if event["kind"] == "steps"]
-    assert samples == [[0, 120], [120, 160], [160, 200]]
+    samples = [told.event.samples for told in jobs.events(rolled_back) if isinstance(told.event, LedgerEntry)]
+    assert samples == [(0, 120), (120, 160), (160, 200)]
 
 
 def test_metrics_are_those_of_the_lineage(rolled_back: RunRef) -> None:
-    assert [row["step"] for row in jobs.metrics(rolled_back)] == [10, 20, 25]
+    assert [row.step for row in jobs.metrics(rolled_back)] == [10, 20, 25]
 
 
 def test_a_range_of_steps_is_cut_where_the_lineage_is() -> None:
     entry = LineageEntry(Term(1), Step(0), Step(20))
-    assert within(entry, _steps(21, 30)) is None
-    assert within(entry, _steps(11, 20)) == _steps(11, 20)
-    assert within(entry, _steps(16, 30)) == _steps(16, 20)
-    assert within(entry, {"kind": "note"}) == {"kind": "note"}
-    assert within(entry, {"step": 21, "loss": 1.0}, claims=True) is None
+
+    def told(record: JsonObject) -> RecordedEvent:
+        return decode({"time": "", "term": 1, "generation": 1, "step": 21, **record}, where="")
+
+    assert event_within(entry, told(_steps(21, 30))) is None
+    assert event_within(entry, told(_steps(11, 20))) == told(_steps(11, 20))
+    assert event_within(entry, told(_steps(16, 30))) == told(_steps(16, 20))
+    assert event_within(entry, told({"kind": "note"})) == told({"kind": "note"})
+    assert row_within(entry, EvaluationRow(step=Step(21), time="", values={"eval_loss": 1.0})) is None
 
 
 def test_logs_are_all_that_was_printed(rolled_back: RunRef, clock: ScriptedClock) -> None:
     def lines(**chosen: object) -> list[object]:
-        return [record["line"] for record in jobs.logs(rolled_back, **chosen)]  # type: ignore[arg-type]
+        return [record.line for record in jobs.logs(rolled_back, **chosen)]  # type: ignore[arg-type]
 
     assert lines() == ["a", "b", "c", "d"]
     assert lines(rank=1) == ["b", "d"]
@@ -88,16 +94,16 @@ def test_following_ends_with_the_run_and_misses_nothing(submit: Callable[..., Ru
         controller.end(JobState.SUCCEEDED)
 
     clock.at(5.0, end)
-    assert [record["line"] for record in jobs.logs(ref, follow=True, clock=clock)] == ["before", "during", "last"]
-    assert [record["line"] for record in jobs.logs(ref, follow=True, tail=1, clock=clock)] == ["last"]
+    assert [record.line for record in jobs.logs(ref, follow=True, clock=clock)] == ["before", "during", "last"]
+    assert [record.line for record in jobs.logs(ref, follow=True, tail=1, clock=clock)] == ["last"]
 
 
 def test_a_reader_tells_each_record_once_and_waits_for_the_base(submit: Callable[..., RunRef], clock: ScriptedClock) -> None:
     ref = submit()
     controller = FakeController(ref.open(), clock)
-    reader = Reader(ref.open(), "events", whole_lineage_only=True)
+    reader = event_reader(ref.open())
     controller.segment("events", {"kind": "started", "step": 0})
     assert list(reader.new()) == []
     controller.take_office()
-    assert [event["kind"] for event in reader.new()] == ["started"]
+    assert [event.kind for event in reader.new()] == ["started"]
     assert list(reader.new()) == []

@@ -8,9 +8,10 @@ import pytest
 
 import launcher
 from launcher.backends.base import Dashboard
-from launcher.core.types import JsonObject
+from launcher.core.types import Generation, Step
 from launcher.jobs.refs import RunRef
 from launcher.record.desired import WorkerBounds
+from launcher.record.members import LastChange
 from launcher.record.status import CheckpointRef, JobState
 from launcher.sdk.display import run_html
 from tests.support.fakes import FakeBackend, FakeController, ScriptedClock, job_config
@@ -79,13 +80,15 @@ def test_resize_waits_and_the_table_shows_size_and_change(submit: Callable[..., 
     run = launcher.Run(submit(name="wide", workers="2..4"), clock=clock)
     controller = FakeController(run._ref.open(), clock, state=JobState.RUNNING, world_size=4, generation=1).take_office()
     assert run.resize("2..6", wait=False).world_size == 4
-    change: JsonObject = {"cause": "grow", "reason": "<asked>", "from_size": 4, "to_size": 5, "pause_s": 0.05}
+    change = LastChange(
+        cause="grow", reason="<asked>", from_size=4, to_size=5, generation=Generation(2), step=Step(60), at="", pause_s=0.05
+    )
     now = {"workers": WorkerBounds(min=2, max=6, target=5), "world_size": 5, "generation": 2, "last_change": change}
     clock.at(5.0, lambda: controller.write(**now))
     assert run.resize(5).world_size == 5
     html = run._repr_html_()
     assert "5 workers (2..6), generation 2" in html
-    assert "4 -&gt; 5 workers (grow: &lt;asked&gt;): pause 0.05 s" in html
+    assert "4 -&gt; 5 workers at step 60 (grow: &lt;asked&gt;): pause 0.05 s" in html
     with pytest.raises(launcher.LauncherError, match="outside the bounds"):
         run.resize(7)
 

@@ -20,7 +20,7 @@ COSINE = {"_target_": "torch.optim.lr_scheduler.CosineAnnealingLR", "T_max": "to
 
 
 def state(made: Trainer) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in made._state.tensors().items()}
+    return {name: value.clone() for name, value in made._parts.state.tensors().items()}
 
 
 def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
@@ -187,7 +187,7 @@ def test_a_restored_run_goes_on_as_if_nothing_had_happened(model: str, optimizer
     assert resumed.run(alone()) is RunOutcome.FINISHED
     assert first.losses + second.losses == recorded.losses
     assert_same(state(resumed), state(whole))
-    assert resumed._state.document(6) == whole._state.document(6)
+    assert resumed._parts.state.document(6) == whole._parts.state.document(6)
 
 
 @pytest.mark.parametrize("scheduler", [COSINE, ONE_CYCLE])
@@ -199,9 +199,9 @@ def test_a_longer_run_follows_the_longer_schedule(scheduler: Any) -> None:
     resumed.restore(manifest(first.parts, short))
     wanted = trainer(long, Recorder())
     for _ in range(4):
-        wanted._optimizer.step()
-        wanted._scheduler.step()
-    assert resumed._optimizer.param_groups[0]["lr"] == wanted._optimizer.param_groups[0]["lr"]
+        wanted._parts.state.optimizer.step()
+        wanted._parts.state.scheduler.step()
+    assert resumed._parts.state.optimizer.param_groups[0]["lr"] == wanted._parts.state.optimizer.param_groups[0]["lr"]
     assert resumed.run(alone()) is RunOutcome.FINISHED
     assert resumed.step == 10
 
@@ -211,8 +211,8 @@ def test_a_rate_that_was_changed_for_the_resumption_holds() -> None:
     trainer(job(), first, store).run(alone())
     changed = trainer(job(optimizer={"lr": 0.003}), Recorder(), store)
     changed.restore(manifest(first.parts, job()))
-    assert changed._optimizer.param_groups[0]["lr"] == 0.003
-    assert "optimizer.0.weight.momentum_buffer" in changed._state.tensors()
+    assert changed._parts.state.optimizer.param_groups[0]["lr"] == 0.003
+    assert "optimizer.0.weight.momentum_buffer" in changed._parts.state.tensors()
     with pytest.raises(ConfigError, match="another optimizer"):
         trainer(job(optimizer=ADAM), Recorder(), store).restore(manifest(first.parts, job()))
 
@@ -235,7 +235,7 @@ def test_the_model_alone_begins_a_new_run() -> None:
     new = trainer(job(optimizer=ADAM, seed=9), Recorder())
     new.initialise(store, manifest(first.parts, config))
     assert new.step == 0
-    assert all(torch.equal(value, made._model.state_dict()[name]) for name, value in new._model.state_dict().items())
+    assert all(torch.equal(value, made._parts.model.state_dict()[name]) for name, value in new._parts.model.state_dict().items())
     with pytest.raises(CheckpointCorrupt, match="does not fit the model"):
         trainer(job("Plain"), Recorder()).initialise(store, manifest(first.parts, config))
 
@@ -248,9 +248,9 @@ def test_fused_and_one_shard_at_a_time_are_the_same_training(model: str) -> None
 
 def test_a_models_own_buffers_follow_the_rule() -> None:
     made, _ = trained(job("WithOwnBuffers", trainer={"steps": 3}))
-    assert made._model.calls == 2**40 + 3
-    assert made._model.constant.tolist() == torch.full((2,), 0.1).tolist()
-    assert made._model.seen.abs().sum() > 0
+    assert made._parts.model.calls == 2**40 + 3
+    assert made._parts.model.constant.tolist() == torch.full((2,), 0.1).tolist()
+    assert made._parts.model.seen.abs().sum() > 0
 
 
 def test_a_loss_that_is_not_finite_ends_it_before_the_step_is_applied() -> None:
@@ -259,7 +259,7 @@ def test_a_loss_that_is_not_finite_ends_it_before_the_step_is_applied() -> None:
     with pytest.raises(TrainingDiverged, match="at step 3"):
         made.run(alone())
     assert made.step == 2
-    assert all(torch.isfinite(value).all() for value in made._model.state_dict().values())
+    assert all(torch.isfinite(value).all() for value in made._parts.model.state_dict().values())
     assert recorder.parts == []
 
 
@@ -295,7 +295,7 @@ def test_a_checkpoint_that_cannot_be_written_is_told_and_at_the_end_raised() -> 
 def test_bf16_trains_and_keeps_fp32_parameters() -> None:
     made, recorder = trained(job(trainer={"precision": "bf16", "steps": 12}))
     assert recorder.losses[-1] < 0.7 * recorder.losses[0]
-    assert {value.dtype for value in made._model.parameters()} == {torch.float32}
+    assert {value.dtype for value in made._parts.model.parameters()} == {torch.float32}
 
 
 def test_gradients_are_clipped_to_their_norm() -> None:
@@ -304,7 +304,11 @@ def test_gradients_are_clipped_to_their_norm() -> None:
     made, _ = trained(job("Plain", optimizer={"momentum": 0.0}, trainer={"grad_clip_norm": 1e-3, "steps": 1}))
     start = trainer(job("Plain"), Recorder())
     moved = (
-        sum(float((a - b).detach().square().sum()) for a, b in zip(made._model.parameters(), start._model.parameters(), strict=True)) ** 0.5
+        sum(
+            float((a - b).detach().square().sum())
+            for a, b in zip(made._parts.model.parameters(), start._parts.model.parameters(), strict=True)
+        )
+        ** 0.5
     )
     assert moved == pytest.approx(0.1 * 1e-3, rel=1e-3)
 

@@ -37,9 +37,9 @@ def test_the_configuration_has_the_last_word() -> None:
 @pytest.mark.parametrize("model", ["WithNorm", "WithDropout", "WithOwnBuffers"])
 def test_the_trial_leaves_no_trace(model: str) -> None:
     made = trainer(job(model), Recorder())
-    before = {name: value.clone() for name, value in made._model.state_dict().items()}
+    before = {name: value.clone() for name, value in made._parts.model.state_dict().items()}
     made.warm_up()
-    after = made._model.state_dict()
+    after = made._parts.model.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
-    assert all(parameter.grad is None for parameter in made._model.parameters())
+    assert all(parameter.grad is None for parameter in made._parts.model.parameters())
     assert made.progress > 0

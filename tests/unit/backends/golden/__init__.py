@@ -13,12 +13,12 @@ from typing import Any
 
 from launcher.backends.kuberay import rayjob
 from launcher.config.schema import JobConfig, KubeRayConfig
-from launcher.core.types import RunId
+from launcher.core.types import JsonObject, RunId
 from launcher.jobspec.job import CodeRef, JobSpec
 from tests.unit.training.small_jobs import job
 
 RUNS = "s3://bucket/runs"
-OWNER: rayjob.Document = {
+OWNER: JsonObject = {
     "apiVersion": "ray.io/v1",
     "kind": "RayJob",
     "name": "mlp-abcdef",
@@ -82,7 +82,7 @@ def config(backend: KubeRayConfig, *, workers: str = "2..4", **changes: Any) -> 
     return replace(made, **{"gpu": 1, "runs": RUNS, "backend": backend, **changes})
 
 
-def documents(spec: JobSpec) -> list[rayjob.Document]:
+def documents(spec: JobSpec) -> list[JsonObject]:
     """All that is created for a job, in this order."""
     assert isinstance(spec.config.backend, KubeRayConfig)
     return [rayjob.rayjob(spec, spec.config.backend, RUNS), *rayjob.companions(spec, OWNER)]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from kubernetes.client import ApiException
 
 from launcher.backends.kuberay import backend as kuberay
-from launcher.backends.kuberay.kubernetes_api import KubernetesApi
+from launcher.backends.kuberay.job_api import JobApi
 from launcher.config.schema import KubeRayConfig
 from launcher.core.errors import ConfigError
 from launcher.jobspec.job import JobSpec
@@ -28,20 +29,21 @@ class FakeCustomObjects:
         self.status, self.message = status, message
         self.created: list[Any] = []
 
-    def create_namespaced_custom_object(self, *arguments: Any, dry_run: str, field_validation: str, _request_timeout: float) -> None:
+    def create_namespaced_custom_object(self, *arguments: Any, dry_run: str, field_validation: str, **options: Any) -> SimpleNamespace:
         assert (dry_run, field_validation) == ("All", "Strict")
         self.created.append(arguments[-1])
         if self.status >= 400:
             error = ApiException(status=self.status)
             error.body = json.dumps({"message": self.message})
             raise error
+        return SimpleNamespace(data=json.dumps(arguments[-1]))
 
 
-class FakeApi(KubernetesApi):
+class FakeApi(JobApi):
     answers = FakeCustomObjects()
 
     def __init__(self, backend: KubeRayConfig) -> None:
-        self.namespace, self.server = backend.namespace or "default", "https://cluster"
+        self.namespace, self.server, self.context = backend.namespace or "default", "https://cluster", "test"
         self._custom = self.answers
 
     def check(self) -> None:
@@ -53,7 +55,7 @@ class FakeApi(KubernetesApi):
 
 def place(monkeypatch: pytest.MonkeyPatch, spec: JobSpec, answers: FakeCustomObjects | None = None) -> kuberay.Placement:
     monkeypatch.setattr(FakeApi, "answers", answers or FakeCustomObjects())
-    monkeypatch.setattr(kuberay, "KubernetesApi", FakeApi)
+    monkeypatch.setattr(kuberay, "JobApi", FakeApi)
     return kuberay.KubeRayBackend().place(spec)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from launcher.backends.kuberay.pod_overlay import WORKER, check_overlay, merge
+from launcher.backends.kuberay.pod_overlay import WORKER, as_json, check_overlay, merge
 from launcher.core.errors import ConfigError
 
 pytestmark = pytest.mark.unit
@@ -107,3 +107,10 @@ def test_what_is_no_pod_template_or_takes_away_is_refused(overlay: Any, where: s
     with pytest.raises(ConfigError) as caught:
         check_overlay(overlay, GPU)
     assert caught.value.where == f"backend.overlay.{where}"
+
+
+def test_a_value_that_no_document_can_hold_is_named() -> None:
+    assert as_json({"a": (1, None, {"b": True})}, "backend.overlay") == {"a": [1, None, {"b": True}]}
+    with pytest.raises(ConfigError) as caught:
+        check_overlay({"spec": {"volumes": [{"name": "a", "emptyDir": {1, 2}}]}}, GPU)
+    assert caught.value.where == "backend.overlay.spec.volumes.0.emptyDir"

@@ -136,7 +136,7 @@ def test_the_settings_are_looked_at_before_the_cluster_is(monkeypatch: pytest.Mo
     def never(*_: Any) -> None:
         raise AssertionError("nobody asks the cluster")
 
-    monkeypatch.setattr(kuberay, "KubernetesApi", never)
+    monkeypatch.setattr(kuberay, "JobApi", never)
     with pytest.raises(ConfigError) as caught:
         kuberay.KubeRayBackend().place(golden.spec(KubeRayConfig(image="launcher", cpu="many")))
     assert caught.value.where == "backend.cpu"

@@ -14,14 +14,16 @@ from launcher.config.schema import ElasticConfig
 from launcher.core.types import WorkerId
 from launcher.record.desired import WorkerBounds
 from launcher.runtime.policies import scaling as s
-from launcher.runtime.policies.stragglers import MemberView, find_stragglers
+from launcher.runtime.policies import views as v
+from launcher.runtime.policies.stragglers import find_stragglers
+from launcher.runtime.policies.views import MemberView
 
 pytestmark = pytest.mark.unit
 CONFIG = ElasticConfig(cooldown_s=30.0)
 EVICTING = ElasticConfig(evict_stragglers=True)
 NOW = 1000.0
 SHARDS = 8
-MEASURED = s.MeasuredCosts(grow_s=0.3, shrink_s=0.1, warm_up_s=0.5)
+MEASURED = v.MeasuredCosts(grow_s=0.3, shrink_s=0.1, warm_up_s=0.5)
 
 
 def members(count: int, nodes: str = "", **values: Any) -> tuple[MemberView, ...]:
@@ -43,8 +45,8 @@ def busy(group: tuple[MemberView, ...], *seconds: float) -> tuple[MemberView, ..
     return tuple(replace(one, busy_s=per_shard * one.shards) for one, per_shard in zip(group, seconds, strict=True))
 
 
-def spares(*names: str, since: float = NOW - 60) -> tuple[s.SpareView, ...]:
-    return tuple(s.SpareView(worker=WorkerId(name), node="z", ready_since=since) for name in names)
+def spares(*names: str, since: float = NOW - 60) -> tuple[v.SpareView, ...]:
+    return tuple(v.SpareView(worker=WorkerId(name), node="z", ready_since=since) for name in names)
 
 
 def ids(*names: str) -> tuple[WorkerId, ...]:
@@ -54,7 +56,7 @@ def ids(*names: str) -> tuple[WorkerId, ...]:
 def decide(least: int, most: int, target: int, config: ElasticConfig = CONFIG, **values: Any) -> s.ScalingDecision:
     bounds = WorkerBounds(min=least, max=most, target=target)
     known = {"now": NOW, "shards": SHARDS, "step_s": 0.2, "costs": MEASURED}
-    return s.decide(s.GroupView(**{"bounds": bounds, **known, **values}), config)
+    return s.decide(v.GroupView(**{"bounds": bounds, **known, **values}), config)
 
 
 def change(plan: s.ScalingDecision) -> s.Change:
@@ -127,7 +129,7 @@ def test_nothing_is_decided_during_a_change() -> None:
 
 
 def test_the_first_generation_waits_for_those_still_starting_but_not_for_ever() -> None:
-    values: dict[str, Any] = {"warming": ids("s0"), "step_s": None, "costs": s.MeasuredCosts()}
+    values: dict[str, Any] = {"warming": ids("s0"), "step_s": None, "costs": v.MeasuredCosts()}
     assert noop(decide(2, 4, 3, ready=spares("r0"), **values)).topic == "capacity"
     assert noop(decide(2, 4, 3, ready=spares("r0", "r1", since=NOW - 9), **values)).topic == "coalescing"
     assert change(decide(2, 4, 3, ready=spares("r0", "r1", since=NOW - 10), **values)).join == ids("r0", "r1")
@@ -164,7 +166,7 @@ def test_growing_unasked_does_not_pay_just_before_the_end() -> None:
 
 def test_only_computing_gets_shorter() -> None:
     group = busy(members(3), 0.001, 0.001, 0.001)
-    plan = decide(1, 4, 4, members=group, ready=spares("r0"), costs=s.MeasuredCosts(grow_s=3.1))
+    plan = decide(1, 4, 4, members=group, ready=spares("r0"), costs=v.MeasuredCosts(grow_s=3.1))
     assert noop(plan).topic == "gain", "0.001 s of a step of 0.2 s for 600 s are 3 s"
 
 
@@ -355,7 +357,7 @@ class Cluster:
     def spares(self, *, ready: bool) -> list[str]:
         return [name for name in self.node if name not in self.members and (self.now - self.since[name] >= 4) == ready]
 
-    def snapshot(self) -> s.GroupView:
+    def snapshot(self) -> v.GroupView:
         size = len(self.members)
         largest = -(-SHARDS // size) if size else 0
         views = [
@@ -371,12 +373,12 @@ class Cluster:
             for name in self.members
         ]
         ready = [
-            s.SpareView(
+            v.SpareView(
                 worker=WorkerId(name), node=self.node[name], draining=self.node[name] in self.leave_by, ready_since=self.since[name] + 4
             )
             for name in self.spares(ready=True)
         ]
-        return s.GroupView(
+        return v.GroupView(
             now=self.now,
             bounds=self.bounds,
             asked=self.asked,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from launcher.checkpoint.manifest import CheckpointPart, ChunkRef
-from launcher.core.types import Generation, JsonObject, Rank, Step, WorldSize
-from launcher.runtime.worker.reporter import SMOOTHING, Reporter, user_traceback
+from launcher.core.types import Generation, Rank, Step, WorldSize
+from launcher.runtime.protocol.messages import Beat, Evaluated, FirstStep, Row, Saved, SaveFailed, ToController
+from launcher.runtime.worker.activity import SMOOTHING, Activity
+from launcher.runtime.worker.outbox import Outbox
+from launcher.runtime.worker.reporter import Reporter, user_traceback
 from launcher.runtime.worker.step_history import StepHistory
 from launcher.training.step import StepFlags
 from launcher.training.trainer import StepRecord
@@ -16,85 +20,104 @@ from launcher.training.trainer import StepRecord
 pytestmark = pytest.mark.unit
 
 
-class FakeDesk:
+BEAT = Beat(Generation(1), Step(0), None, False, Step(0), True, "training", 7, False, None, None)
+
+
+class FakeWorker:
+    """What the reporter needs of membership, connection and groups."""
+
     def __init__(self) -> None:
-        self.generation = 1
-        self.records = StepHistory(2, global_batch_size=8, checkpoint_every_steps=None)
-        self.said: list[tuple[JsonObject, bool]] = []
-        self.said_by_one: list[JsonObject] = []
+        self.generation = Generation(1)
+        self.history = StepHistory(2, global_batch_size=8, checkpoint_every_steps=None)
+        self.activity = Activity()
+        self.said: list[ToController] = []
+        self.said_by_one: list[Row | Evaluated] = []
         self.steps: list[tuple[int, bool]] = []
-        self.waited = 0.0
-        self.switch = self.stop = False
-        self.asked_for_a_controller = 0
+        """Steps that were applied, and whether others were told that it is the first of its generation."""
+        self.closed_retired = 0
+        self.waited_s = 0.0
+        self.switch_wanted = self.stop_wanted = False
+        self.waited_for_a_controller = 0
 
-    def say(self, message: JsonObject, *, keep: bool = False) -> None:
-        self.said.append((message, keep))
+    def reporter(self, checkpoint_every_steps: int | None = None) -> Reporter:
+        fake: Any = self
+        return Reporter(fake, fake, fake, self.history, self.activity, lambda: BEAT, checkpoint_every_steps=checkpoint_every_steps)
 
-    def say_record(self, message: JsonObject) -> None:
-        self.said_by_one.append(message)
+    def say(self, message: ToController) -> None:
+        self.said.append(message)
+        if isinstance(message, FirstStep):
+            self.steps[-1] = (self.steps[-1][0], True)
 
-    def applied(self, step: int, *, first: bool) -> None:
-        self.steps.append((step, first))
+    def say_record(self, record: Row | Evaluated) -> None:
+        self.said_by_one.append(record)
 
-    def switch_wanted(self) -> bool:
-        return self.switch
+    def applies(self, step: int) -> None:
+        self.steps.append((step, False))
 
-    def stop_wanted(self) -> bool:
-        return self.stop
+    def close_retired(self) -> None:
+        self.closed_retired += 1
 
-    def wait_for_controller(self) -> None:
-        self.asked_for_a_controller += 1
-
-    def waited_s(self) -> float:
-        return self.waited
+    def wait(self) -> None:
+        self.waited_for_a_controller += 1
 
 
 @pytest.fixture
-def desk() -> FakeDesk:
-    return FakeDesk()
+def worker() -> FakeWorker:
+    return FakeWorker()
 
 
 def record(step: int, seconds: float = 1.0) -> StepRecord:
     return StepRecord(step, 0.5, {}, seconds, None)
 
 
-def test_each_step_is_told_and_a_row_is_said_when_it_is_complete(desk: FakeDesk) -> None:
-    reporter = Reporter(desk, None)
+def test_each_step_is_told_and_a_row_is_said_when_it_is_complete(worker: FakeWorker) -> None:
+    reporter = worker.reporter()
     for step in (1, 2, 3):
         reporter.applied(record(step))
-    desk.generation = 2
+    worker.generation = Generation(2)
     reporter.applied(record(4))
-    assert desk.steps == [(1, True), (2, False), (3, False), (4, True)]
-    assert [(row["first"], row["row"]["step"]) for row in desk.said_by_one] == [(1, 2), (3, 4)]  # type: ignore[index, call-overload]
-    assert all(row["row"]["time"] for row in desk.said_by_one)  # type: ignore[index, call-overload]
+    assert worker.steps == [(1, True), (2, False), (3, False), (4, True)]
+    rows = [row for row in worker.said_by_one if isinstance(row, Row)]
+    assert [(row.first, row.row.step) for row in rows] == [(1, 2), (3, 4)]
+    assert all(row.row.time for row in rows)
 
 
-def test_own_computing_is_what_is_left_of_a_step_without_waiting(desk: FakeDesk) -> None:
-    reporter = Reporter(desk, None)
-    desk.waited = 5.0
+def test_the_first_step_of_a_generation_is_said_with_a_heartbeat_and_ends_the_groups_before_it(worker: FakeWorker) -> None:
+    reporter = worker.reporter()
+    for step, generation in ((1, 1), (2, 1), (3, 2)):
+        worker.generation = Generation(generation)
+        reporter.applied(record(step))
+    assert [type(message) for message in worker.said] == [FirstStep, FirstStep]
+    assert all(isinstance(message, FirstStep) and message.beat == BEAT and message.time for message in worker.said)
+    assert worker.closed_retired == 2
+
+
+def test_own_computing_is_what_is_left_of_a_step_without_waiting(worker: FakeWorker) -> None:
+    reporter, activity = worker.reporter(), worker.activity
+    worker.waited_s = 5.0
     reporter.applied(record(1, 100.0))
-    assert (reporter.busy_s, reporter.step_s) == (None, None), "a generation's first step is cold"
-    desk.waited = 5.25
+    assert (activity.busy_s, activity.step_s) == (None, None), "a generation's first step is cold"
+    worker.waited_s = 5.25
     reporter.applied(record(2, 1.0))
-    assert (reporter.busy_s, reporter.step_s) == (0.75, 1.0), "what was waited for the state and in the first step is not this step's"
-    desk.waited = 5.5
+    assert (activity.busy_s, activity.step_s) == (0.75, 1.0), "what was waited for the state and in the first step is not this step's"
+    worker.waited_s = 5.5
     reporter.applied(record(3, 2.0))
-    assert reporter.busy_s == pytest.approx(0.75 + SMOOTHING * (1.75 - 0.75))
-    assert reporter.step_s == pytest.approx(1.0 + SMOOTHING)
-    desk.generation, desk.waited = 2, 0.0
+    assert activity.busy_s == pytest.approx(0.75 + SMOOTHING * (1.75 - 0.75))
+    assert activity.step_s == pytest.approx(1.0 + SMOOTHING)
+    worker.generation, worker.waited_s = Generation(2), 0.0
     reporter.applied(record(4, 9.0))
-    assert (reporter.busy_s, reporter.step_s) == (None, None), "what another group needed says nothing of this one"
+    assert (activity.busy_s, activity.step_s) == (None, None), "what another group needed says nothing of this one"
 
 
-def test_waiting_longer_than_the_step_is_no_negative_computing(desk: FakeDesk) -> None:
-    reporter = Reporter(desk, None)
+def test_waiting_longer_than_the_step_is_no_negative_computing(worker: FakeWorker) -> None:
+    reporter = worker.reporter()
     reporter.applied(record(1))
-    desk.waited = 3.0
+    worker.waited_s = 3.0
     reporter.applied(record(2, 1.0))
-    assert reporter.busy_s == 0.0
+    assert worker.activity.busy_s == 0.0
 
 
-def test_parts_and_failures_of_a_checkpoint_are_kept_for_the_next_controller(desk: FakeDesk) -> None:
+def test_parts_and_failures_of_a_checkpoint_are_kept_for_the_next_controller(worker: FakeWorker) -> None:
     part = CheckpointPart(
         step=Step(5),
         generation=Generation(1),
@@ -105,37 +128,44 @@ def test_parts_and_failures_of_a_checkpoint_are_kept_for_the_next_controller(des
         tensors=(),
         state={},
     )
-    reporter = Reporter(desk, None)
-    reporter.saved(part, 1.5)
+    reporter = worker.reporter()
+    reporter.saved(part, 1.5004)
     reporter.save_failed(6, 1, OSError("disk full"))
-    (saved, kept), (failed, also_kept) = desk.said
-    assert saved["generation"] == 1
-    assert (saved["kind"], saved["step"], CheckpointPart.from_json(saved["part"])) == ("saved", 5, part)
-    assert failed == {"kind": "save_failed", "step": 6, "generation": 1, "detail": "disk full"}
-    assert kept
-    assert also_kept
+    saved, failed = worker.said
+    assert isinstance(saved, Saved)
+    assert (saved.part, saved.seconds) == (part, 1.5)
+    assert failed == SaveFailed(Step(6), Generation(1), "disk full")
+    outbox = Outbox()
+    for message in worker.said:
+        outbox.said(message, 0.0)
+    assert outbox.messages(0.0) == [saved, failed]
 
 
-def test_wishes_are_the_desks_and_a_checkpoints_boundary_wants_a_controller(desk: FakeDesk) -> None:
-    reporter = Reporter(desk, 2)
+def test_flags_are_what_was_ordered_and_a_checkpoints_boundary_needs_a_controller(worker: FakeWorker) -> None:
+    reporter = worker.reporter(2)
     for step in (1, 2, 3):
         reporter.applied(record(step))
         reporter.flags()
-    assert desk.asked_for_a_controller == 1
-    desk.switch = True
+    assert worker.waited_for_a_controller == 1
+    worker.switch_wanted = True
     assert reporter.flags() == StepFlags(switch=True)
-    desk.switch, desk.stop = False, True
+    worker.switch_wanted, worker.stop_wanted = False, True
     assert reporter.flags() == StepFlags(stop=True)
 
 
-def test_without_checkpoints_nobody_waits_for_a_controller(desk: FakeDesk) -> None:
-    Reporter(desk, None).flags()
-    assert desk.asked_for_a_controller == 0
+def test_without_checkpoints_nobody_waits_for_a_controller(worker: FakeWorker) -> None:
+    worker.reporter().flags()
+    assert worker.waited_for_a_controller == 0
 
 
-def test_an_evaluation_is_said_by_one_and_kept_by_all(desk: FakeDesk) -> None:
-    Reporter(desk, None).evaluated(4, {"accuracy": 0.5})
-    assert desk.said_by_one == desk.records.evaluations == [{"kind": "evaluated", "step": 4, "metrics": {"accuracy": 0.5}}]
+def test_an_evaluation_is_said_by_one_and_kept_by_all(worker: FakeWorker) -> None:
+    worker.reporter().evaluated(4, {"accuracy": 0.5})
+    assert [*worker.said_by_one] == [*worker.history.evaluations] == [Evaluated(Step(4), {"accuracy": 0.5})]
+
+
+def test_what_the_trainer_does_is_what_the_heartbeat_says(worker: FakeWorker) -> None:
+    worker.reporter().doing("saving")
+    assert worker.activity.phase == "saving"
 
 
 def test_a_traceback_begins_where_the_users_code_is_entered(tmp_path: Path) -> None:

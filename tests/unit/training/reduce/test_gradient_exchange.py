@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from launcher.training.comm.collective import Collective, CollectiveBroken
-from launcher.training.reduce import gradient_exchange
+from launcher.training.comm.collective import Collective
+from launcher.training.comm.transport import CollectiveBroken
 from launcher.training.reduce.exact_exchange import ExactExchange
 from launcher.training.reduce.gradient_exchange import GradientExchange
 
@@ -57,8 +57,8 @@ class FakeCollective:
 
 @pytest.fixture(autouse=True)
 def small_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gradient_exchange, "FIRST_BUCKET_BYTES", 1)
-    monkeypatch.setattr(gradient_exchange, "BUCKET_BYTES", 1)
+    monkeypatch.setattr("launcher.training.reduce.exchange.FIRST_BUCKET_BYTES", 1)
+    monkeypatch.setattr("launcher.training.reduce.exchange.BUCKET_BYTES", 1)
 
 
 @pytest.fixture

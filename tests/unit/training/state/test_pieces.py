@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 
+import msgspec
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.training.state.piece_digest import WORDS, digest
-from launcher.training.state.pieces import ALONE_BYTES, BUNDLE_BYTES, PIECE_BYTES, Piece, Slice, TensorLayout, arrival, cut, shares
-from launcher.training.state.transfer import layouts_of
+from launcher.training.state.pieces import ALONE_BYTES, BUNDLE_BYTES, PIECE_BYTES, Slice, StatePiece, TensorLayout, arrival, cut, shares
+from launcher.training.state.state_bytes import layouts_of
 
 pytestmark = pytest.mark.unit
 
@@ -56,16 +58,16 @@ def test_small_tensors_are_bundled_and_a_large_one_is_cut_evenly() -> None:
     pieces = cut([layout("a", 4), layout("b", large), layout("c", 4, dtype="bool")])
     half = -(-(large * 4) // 2 // 64) * 64
     assert pieces == (
-        Piece((Slice("b", 0, half),)),
-        Piece((Slice("b", half, large * 4),)),
-        Piece((Slice("a", 0, 16), Slice("c", 0, 4))),
+        StatePiece((Slice("b", 0, half),)),
+        StatePiece((Slice("b", half, large * 4),)),
+        StatePiece((Slice("a", 0, 16), Slice("c", 0, 4))),
     )
     many = cut([layout(f"{index:02d}", ALONE_BYTES // 8) for index in range(20)])
     assert [piece.size_bytes for piece in many] == [BUNDLE_BYTES, BUNDLE_BYTES, BUNDLE_BYTES // 2]
 
 
 def test_nothing_travels_for_tied_and_for_empty_tensors() -> None:
-    assert cut([layout("a", 2, 2), layout("b", 2, 2, same_as="a"), layout("c", 0, 3)]) == (Piece((Slice("a", 0, 16),)),)
+    assert cut([layout("a", 2, 2), layout("b", 2, 2, same_as="a"), layout("c", 0, 3)]) == (StatePiece((Slice("a", 0, 16),)),)
     assert arrival(shares((), 3)) == []
 
 
@@ -88,7 +90,8 @@ def test_layouts_tell_ties_and_the_order_in_memory_and_survive_json() -> None:
     assert found["gaps"].strides == (4, 1)
     assert found["transposed"].strides == (1, 8)
     assert (found["scalar"].dtype, found["scalar"].size_bytes, found["empty"].size_bytes) == ("int64", 8, 0)
-    assert [TensorLayout.from_json(item.to_json()) for item in found.values()] == [*found.values()]
+    written = json.dumps(msgspec.to_builtins([*found.values()]))
+    assert msgspec.convert(json.loads(written), list[TensorLayout]) == [*found.values()]
 
 
 def piece(rows: int, rest: int) -> torch.Tensor:

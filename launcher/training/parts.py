@@ -1,0 +1,136 @@
+"""A job's data, task, model, optimizer and scheduler: built as its configuration says, and seen to fit together."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from launcher.config.schema import Component, JobConfig
+from launcher.core.errors import ConfigError, UserCodeError
+from launcher.training.components import build
+from launcher.training.data.data_order import DataOrder
+from launcher.training.data.samples import Samples
+from launcher.training.shards.batch import total_steps
+from launcher.training.shards.per_shard import PerShardLayers
+from launcher.training.state.train_state import Scheduler, TrainState
+from launcher.training.step import Objective
+from launcher.training.tasks import Task
+
+TOTAL_STEPS = "total_steps"
+"""As a value among the scheduler's parameters: the number of steps of the whole training."""
+SAMPLES_CHECKED = 2
+"""How many samples the model is tried on before anything else."""
+
+
+@dataclass(frozen=True)
+class JobParts:
+    """What one worker trains with, on its device."""
+
+    train: Samples
+    test: Samples
+    order: DataOrder
+    """Of the samples of `train`."""
+    total_steps: int
+    """Optimizer steps of the whole training."""
+    objective: Objective
+    """The model under the task."""
+    layers: PerShardLayers
+    state: TrainState
+    """Model, optimizer and scheduler."""
+
+    @property
+    def model(self) -> nn.Module:
+        return self.objective.model
+
+
+def build_parts(config: JobConfig, device: str) -> JobParts:
+    """Import and build what the configuration chose, from its seed on.
+
+    Raises ConfigError or UserCodeError where the parts do not fit together; what the user's own code raises comes out unchanged.
+    """
+    random.seed(config.seed)
+    np.random.seed(config.seed % 2**32)
+    torch.manual_seed(config.seed)
+    train, test = _build_data(config, device)
+    task: Task = build(config.task, key="task")
+    model = _build_model(config, device)
+    objective = Objective(model, task, precision=config.trainer.precision, device=device)
+    _check_output(objective, train)
+    model.train()
+    layers = PerShardLayers(model, seed=config.seed, micro_batch_size=config.trainer.micro_batch_size, device=device)
+    steps = total_steps(config.trainer, len(train))
+    state = _build_state(config, model, steps)
+    return JobParts(train, test, DataOrder(size=len(train), seed=config.seed), steps, objective, layers, state)
+
+
+def _build_data(config: JobConfig, device: str) -> tuple[Samples, Samples]:
+    """The train and the test split."""
+    try:
+        data = build(config.data, key="data")
+    except OSError as error:
+        raise UserCodeError(
+            f"the data cannot be read: {error.strerror or error}",
+            where=f"data ({config.data.target})",
+            given=str(error.filename or config.data.params),
+            expected="files that this worker may read",
+        ) from error
+    for split in ("train", "test"):
+        if not hasattr(data, split):
+            raise UserCodeError(
+                f"the data has no {split} split",
+                where="data._target_",
+                given=config.data.target,
+                expected="an object with .train and .test",
+            )
+    return Samples(data.train, where="data.train", device=device), Samples(data.test, where="data.test", device=device)
+
+
+def _build_model(config: JobConfig, device: str) -> nn.Module:
+    model = build(config.model, key="model")
+    if not isinstance(model, nn.Module):
+        raise UserCodeError(
+            "the model is not a torch.nn.Module", where="model._target_", given=type(model).__name__, expected="a torch.nn.Module"
+        )
+    return model.to(device)
+
+
+def _check_output(objective: Objective, train: Samples) -> None:
+    """Let the task look at the model's outputs for the first samples."""
+    batch = train.read(np.arange(min(SAMPLES_CHECKED, len(train)), dtype=np.int64))
+    model, task = objective.model, objective.task
+    model.eval()
+    with torch.no_grad(), objective.autocast():
+        task.check(model(*task.inputs(batch)), batch)
+        objective(batch)
+
+
+def _build_state(config: JobConfig, model: nn.Module, steps: int) -> TrainState:
+    parameters = [item for item in model.parameters() if item.requires_grad]
+    if not parameters:
+        raise UserCodeError("the model has no parameters to train", where="model._target_", given=config.model.target)
+    optimizer = build(config.optimizer, parameters, key="optimizer")
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise ConfigError("it is no optimizer", where="optimizer._target_", given=config.optimizer.target, expected="one of torch.optim")
+    schedule = config.scheduler and _with_total_steps(config.scheduler, steps)
+    scheduler = None if schedule is None else _build_scheduler(schedule, optimizer)
+    return TrainState(model, optimizer, scheduler, config.optimizer, schedule)
+
+
+def _build_scheduler(schedule: Component, optimizer: torch.optim.Optimizer) -> Scheduler:
+    scheduler: Scheduler = build(schedule, optimizer, key="scheduler")
+    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        raise ConfigError(
+            "the scheduler needs a metric in every step, which is not supported",
+            where="scheduler._target_",
+            given=schedule.target,
+            expected="a scheduler that depends on the step alone",
+        )
+    return scheduler
+
+
+def _with_total_steps(component: Component, steps: int) -> Component:
+    return replace(component, params={key: steps if value == TOTAL_STEPS else value for key, value in component.params.items()})

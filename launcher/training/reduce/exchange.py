@@ -1,0 +1,126 @@
+"""How gradients, and with them the step's other sums, are added up over the batch: what both exchanges have in common.
+
+The parameters are cut into buckets, each sent in one collective call while the last backward pass of the step is still computing.
+Buckets follow the parameters in reverse, about the order in which backward passes finish them, and are always sent in that order, so
+that all ranks agree. The last one also carries the step's sums (losses, metrics, flags, buffers): when it has arrived, so has the step.
+
+gradient_exchange.py is the fast one; in exact_exchange.py the bits of a sum do not depend on the number of ranks.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from launcher.training.comm.collective import Collective, Work
+from launcher.training.comm.transport import CollectiveBroken
+
+FIRST_BUCKET_BYTES = 1 << 20
+"""Small, so that sending begins early."""
+BUCKET_BYTES = 25 << 20
+
+
+class Bucket:
+    """Parameters whose gradients are sent together."""
+
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        self.parameters = parameters
+        self.work: Work | None = None
+        """The collective call that the bucket is in; None while there is none."""
+
+    def wait(self) -> None:
+        """Until the call is done. Raises CollectiveBroken."""
+        assert self.work is not None, "it was sent"
+        self.work.wait()
+        self.work = None
+
+    def abandon(self) -> None:
+        """Wait for a call whose result nobody wants any more: only then is its memory free for other use.
+
+        Its collective was left, or the call is done.
+        """
+        if self.work is not None:
+            with suppress(CollectiveBroken):
+                self.work.wait()
+            self.work = None
+
+
+class Exchange(ABC):
+    """The gradients of one generation after the other; buckets stay from one to the next.
+
+    In each step: `begin_step`, then `arm` before a backward pass, then `finish`. A parameter without a gradient counts as zero, at every
+    world size.
+    """
+
+    per_shard: ClassVar[bool]
+    """Whether it takes the shards one by one, each with its own sums; else a rank's all together, with its last backward pass."""
+    _buckets: Sequence[Bucket]
+
+    def __init__(self, parameters: list[nn.Parameter], collective: Collective) -> None:
+        self._parameters = parameters
+        self.dtype = dtype_of_sums(parameters)
+        """Of everything that is summed."""
+        self._collective = collective
+        self._sent = 0
+        """Buckets sent in this step."""
+        self._armed = False
+        """Whether the backward pass that sends buckets has begun."""
+
+    @property
+    def world_size(self) -> int:
+        return self._collective.world_size
+
+    @property
+    def alone(self) -> bool:
+        return self.world_size == 1
+
+    def use(self, collective: Collective) -> None:
+        """Go on in another generation, of any world size, with the same buckets. The one before was left, or has no call under way."""
+        self._armed = False
+        for bucket in self._buckets:
+            bucket.abandon()
+        self._collective = collective
+
+    def check(self) -> None:
+        """Raises CollectiveBroken once the generation was left: what is computed further is in vain. So does the last backward pass."""
+        self._collective.check()
+
+    @abstractmethod
+    def begin_step(self) -> None:
+        """Drop the gradients of the step before."""
+
+    @abstractmethod
+    def arm(self, sums: Tensor, *, last: bool) -> None:
+        """Before a backward pass, the rank's last one in the step or not: `sums`, (n,) of `dtype` and always as long, belong to it.
+
+        Without `per_shard` it is called before the last one alone. Raises CollectiveBroken.
+        """
+
+    @abstractmethod
+    def finish(self) -> Tensor:
+        """After the last backward pass: wait for the others; `.grad` holds the gradients of the whole batch then.
+
+        Gives the sums of `sums` over the batch, (n,). Raises CollectiveBroken.
+        """
+
+
+def dtype_of_sums(parameters: list[nn.Parameter]) -> torch.dtype:
+    return torch.float64 if any(parameter.dtype == torch.float64 for parameter in parameters) else torch.float32
+
+
+def cut_into_buckets(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Which parameters share a bucket, in the order in which buckets are sent; never a function of what was before."""
+    buckets: list[list[nn.Parameter]] = [[]]
+    size, limit = 0, FIRST_BUCKET_BYTES
+    for parameter in reversed(parameters):
+        if size >= limit:
+            buckets.append([])
+            size, limit = 0, BUCKET_BYTES
+        buckets[-1].append(parameter)
+        size += parameter.numel() * 4
+    return buckets
