@@ -94,6 +94,7 @@ class Schedule:
             self._outlive,
             self._raise,
             self._break,
+            self._hang,
             self._kill_controller,
             self._kill_controller,
             self._freeze_controller,
@@ -292,15 +293,21 @@ class Schedule:
                 worker.at(0.01, worker.lost_connection, worker.link)
 
     def _outlive(self) -> None:
-        """One that was given up, but could not be ended, is there again when another controller takes over."""
-        worker = self._some()
+        """One that was evicted, but could not be ended, is there again when another controller takes over."""
+        worker, loop = self._some(), self.loop
         if worker is None:
             return
         self._happens()
         worker.isolated = True
-        if self.loop.tracing:
-            self.loop.note(f"{worker.name} cannot be reached, until there is another controller")
-        self.loop.at(self.loop.uniform(3.0, 6.0), None, self._replace, worker)
+        if loop.tracing:
+            loop.note(f"{worker.name} cannot be reached, until there is another controller")
+        if loop.chance(0.5):
+            loop.at(loop.uniform(3.0, 6.0), None, self._replace, worker)
+            return
+        for other in self.cluster.living():  # then what it holds is computed again by others
+            if other is not worker:
+                loop.at(loop.uniform(0.0, 0.3), None, self._dies, other, "all others are lost")
+        loop.at(loop.uniform(5.0, 9.0), None, self._replace, worker)
 
     def _replace(self, worker: Worker) -> None:
         for controller in self.cluster.controllers:
@@ -320,6 +327,13 @@ class Schedule:
             if self.loop.tracing:
                 self.loop.note(f"the connection of {worker.name} breaks")
             worker.link.breaks()
+
+    def _hang(self) -> None:
+        """All wait in one collective, and nothing moves."""
+        worker = self._some()
+        if worker is not None and worker.group is not None and worker.participant.inside:
+            self._happens()
+            worker.group.hangs = True
 
     def _kill_controller(self) -> None:
         living = [controller for controller in self.cluster.controllers if controller.alive]
