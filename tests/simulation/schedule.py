@@ -91,6 +91,7 @@ class Schedule:
             self._freeze,
             self._freeze,
             self._isolate,
+            self._isolate_first,
             self._outlive,
             self._raise,
             self._break,
@@ -278,13 +279,20 @@ class Schedule:
         self.loop.at(self.loop.uniform(0.3, 6.0), None, worker.wake)
 
     def _isolate(self) -> None:
-        worker = self._some()
+        self._isolate_one(self._some(), self.loop.uniform(0.3, 6.0))
+
+    def _isolate_first(self) -> None:
+        """For so long that it is evicted; what it says comes when others have taken its place."""
+        firsts = [worker for worker in self._members() if worker.participant.assignment.rank == 0 and worker.participant.inside]
+        self._isolate_one(self.loop.rng.choice(firsts) if firsts else self._some(), self.loop.uniform(2.5, 5.0))
+
+    def _isolate_one(self, worker: Worker | None, seconds: float) -> None:
         if worker is not None:
             self._happens()
             worker.isolated = True
             if self.loop.tracing:
                 self.loop.note(f"{worker.name} cannot be reached")
-            self.loop.at(self.loop.uniform(0.3, 6.0), None, self._reach, worker)
+            self.loop.at(seconds, None, self._reach, worker)
 
     def _reach(self, worker: Worker) -> None:
         if worker.isolated:
