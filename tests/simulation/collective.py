@@ -13,10 +13,14 @@ if TYPE_CHECKING:
 CONNECT_PATIENCE_S = 2.5
 
 
-class Group:
-    """`key` is the term that proposed the generation, and its number. Whoever left or died is in `gone`."""
+Key = tuple[str, Generation]
+"""The controller that proposed a generation, and its number."""
 
-    def __init__(self, loop: Loop, key: tuple[int, int], size: int) -> None:
+
+class Group:
+    """ Whoever left or died is in `gone`."""
+
+    def __init__(self, loop: Loop, key: Key, size: int) -> None:
         self.loop, self.key, self.size = loop, key, size
         self.seats: dict[int, Worker] = {}
         self.gone: set[int] = set()

@@ -17,11 +17,10 @@ from launcher.runtime.protocol.participant import CommittedAssignment
 
 if TYPE_CHECKING:
     from tests.simulation.cluster import Cluster
-    from tests.simulation.collective import Group
+    from tests.simulation.collective import Group, Key
     from tests.simulation.controller import ControllerProcess
     from tests.simulation.worker import Worker
 
-Key = tuple[Term, Generation]
 
 
 class Violation(Exception):
@@ -92,15 +91,15 @@ class Checker:
     # the generation
 
     def proposed(self, controller: ControllerProcess, formation: e.Formation, leaving: tuple[WorkerId, ...]) -> None:
-        key, content = (controller.term, formation.generation), (formation.ranks, leaving)
+        key, content = (controller.name, formation.generation), (formation.ranks, leaving)
         if self.proposals.setdefault(key, content) != content:
             self.fail("one generation, one membership", f"{key}: {self.proposals[key]} and {content}")
 
-    def acknowledged(self, worker: Worker, term: int, generation: Generation) -> None:
-        self.acks.setdefault((term, generation), set()).add(worker.name)
+    def acknowledged(self, worker: Worker, controller: str, generation: Generation) -> None:
+        self.acks.setdefault((controller, generation), set()).add(worker.name)
 
     def decided(self, controller: ControllerProcess, order: e.Commit) -> None:
-        self.decisions.setdefault((controller.term, order.formation.generation), order)
+        self.decisions.setdefault((controller.name, order.formation.generation), order)
 
     def entered(self, worker: Worker, group: Group) -> None:
         order = self.decisions.get(group.key)

@@ -61,7 +61,6 @@ KEPT = frozenset(
 )
 STORED = frozenset({"each step once, in order", "the ledger is one chain", "a checkpoint is of the lineage", "a reported checkpoint stays"})
 ONE_STATE = frozenset({"a checkpoint is of one state"})
-ENDS = frozenset({"nobody waits for ever", "the run ends as wished", "success means all is saved"})
 
 _received, _attach = Dispatcher._received, Worker.attach
 
@@ -135,9 +134,9 @@ def _instead(choose: Callable[[list[tuple[int, int]]], tuple[int, int]]) -> tupl
     return (forming, "step_to_share", chosen_step), (forming, "holding", chosen_holder)
 
 
-def _newest_by_number(self: takeover.Takeover, kept: Any) -> bool:
-    """Whoever holds anything is good enough."""
-    return any(each.applied is not None and each.generation for each in kept)
+def _done_unless_void(self: CheckpointCommitter, save: Save) -> bool:
+    """What can never be whole is waited for."""
+    return save in self._done or save.step < self._start or (save.step in self._steps and save not in self._pending())
 
 
 MUTATIONS = (
@@ -172,11 +171,6 @@ MUTATIONS = (
         ONE_LINE | KEPT | STORED | {"one final state", "only who leads ends workers"},
     ),
     Mutation(
-        "taking over: workers that hold less than the record go on",
-        ((takeover.Takeover, "_holds_the_record", _newest_by_number),),
-        ONE_LINE | KEPT | STORED,
-    ),
-    Mutation(
         "acknowledgement",
         ((forming, "all_acknowledged", _all_acknowledged), (recovery, "all_acknowledged", _all_acknowledged)),
         frozenset({"entered only what all acknowledged"}),
@@ -193,5 +187,15 @@ MUTATIONS = (
         "durable events before the manifest",
         ((CheckpointCommitter, "_flush_then_commit", _manifest_first),),
         frozenset({"the ledger is durable before the manifest"}),
+    ),
+    Mutation(
+        "checkpoints: of a line that was rolled back",
+        ((Group, "on_line", lambda self, step, generation: True),),
+        STORED | ONE_STATE,
+    ),
+    Mutation(
+        "checkpoints: of a generation that has lost a member",
+        ((CheckpointCommitter, "done", _done_unless_void),),
+        frozenset({"nobody waits for ever"}),
     ),
 )

@@ -337,9 +337,9 @@ class Schedule:
             worker.link.breaks()
 
     def _hang(self) -> None:
-        """All wait in one collective, and nothing moves."""
+        """All wait in one collective, and nothing moves; not before the first step, where there is no generation yet to make anew."""
         worker = self._some()
-        if worker is not None and worker.group is not None and worker.participant.inside:
+        if worker is not None and worker.group is not None and worker.stepped_in is not None and worker.participant.inside:
             self._happens()
             worker.group.hangs = True
 
