@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from msgspec import to_builtins
+
 from launcher.core.clock import Clock, timestamp
 from launcher.core.store import is_local, local_path
 from launcher.core.types import JsonObject, Step, Term
@@ -65,7 +67,7 @@ class RunRecorder:
 
     def reports(self) -> list[JsonObject]:
         """What the tracker has to say of itself."""
-        return list(self._tracker.reports()) if self._tracker is not None else []
+        return [to_builtins(report) for report in self._tracker.reports()] if self._tracker is not None else []
 
     def finish(self, exit_code: int) -> None:
         if self._tracker is not None:
