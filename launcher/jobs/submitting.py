@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from launcher.backends.base import Backend, Placement, open_backend
 from launcher.checkpoint.catalog import list_checkpoints
@@ -243,7 +243,7 @@ def _targets(config: JobConfig) -> Iterator[tuple[str, str]]:
             yield from _nested(key, component.params)
 
 
-def _nested(key: str, value: Any) -> Iterator[tuple[str, str]]:
+def _nested(key: str, value: object) -> Iterator[tuple[str, str]]:
     if isinstance(value, Mapping):
         if isinstance(value.get(TARGET), str):
             yield key, value[TARGET]
