@@ -13,7 +13,7 @@ from msgspec import ValidationError, convert
 from launcher.checkpoint.chunk_plan import TensorMeta
 from launcher.core.errors import CheckpointAbandoned, CheckpointCorrupt
 from launcher.core.types import Generation, Json, JsonObject, Rank, RunId, Step, Term, WorldSize
-from launcher.record.run_store import encode
+from launcher.record.encoding import encode
 
 VERSION = 1
 _FLOAT = "__float__"

@@ -18,7 +18,8 @@ from launcher.jobs.submitting import refuse_versions
 from launcher.jobspec.job import JobSpec
 from launcher.jobspec.versions import installed_versions
 from launcher.record.desired import Desired, WorkerBounds
-from launcher.record.run_store import RunStore, encode
+from launcher.record.encoding import encode
+from launcher.record.run_store import RunStore
 from launcher.record.status import JobState, RunStatus
 
 FROZEN = (

@@ -28,8 +28,9 @@ from launcher.jobspec.job import CodeRef, JobSpec
 from launcher.jobspec.packages import Requirements, read_requirements, requirements_key
 from launcher.jobspec.versions import installed_versions, refuse_image
 from launcher.record.desired import Desired
+from launcher.record.encoding import encode
 from launcher.record.lineage import lineage
-from launcher.record.run_store import RunStore, encode
+from launcher.record.run_store import RunStore
 
 if TYPE_CHECKING:
     from launcher.jobspec.code import CodeArchive
