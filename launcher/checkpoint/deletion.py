@@ -38,13 +38,14 @@ class Deletion:
         self._term = term
         self._clock = clock
         self._first_seen: dict[str, float] = {}
-        self._unnamed: frozenset[str] = frozenset()
+        self._unnamed: dict[str, float] = {}
+        """Chunks that no checkpoint named at the newest call, and since when that is known."""
 
     def name(self, *, keep: int, newest_whole: CheckpointInfo, in_flight: Collection[str] = ()) -> TrashEntry | None:
         """Phase one: name what retention lets go in a new entry of the trash; None when that is nothing.
 
-        Chunks of saves that were abandoned go too, once no checkpoint named them at two calls: what training is about to
-        compute again is given the time to be committed.
+        Chunks of saves that were abandoned go too, once no checkpoint named them at two calls that are two lease times apart: what
+        training is about to compute again, or is being stored, is given the time to be committed.
         """
         if self._fenced():
             return None
@@ -64,8 +65,10 @@ class Deletion:
         kept = self._digests(set(everything) - set(going))
         dropped = self._digests(going)
         unnamed = frozenset(self._run.names("blobs")) - kept - dropped - doomed
-        blobs = (dropped | (unnamed & self._unnamed)) - kept - frozenset(in_flight)
-        self._unnamed = unnamed
+        now = self._clock.monotonic()
+        self._unnamed = {digest: self._unnamed.get(digest, now) for digest in unnamed}
+        abandoned = {digest for digest, since in self._unnamed.items() if now - since >= WAIT_S}
+        blobs = (dropped | abandoned) - kept - frozenset(in_flight)
         if not going and not blobs:
             return None
         entry = TrashEntry(

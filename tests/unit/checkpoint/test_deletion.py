@@ -147,14 +147,16 @@ def test_chunks_in_flight_stay() -> None:
     assert listed(run) == [info(5), info(4), info(3)]
 
 
-def test_chunks_of_an_abandoned_save_go_at_the_second_look() -> None:
+def test_chunks_of_an_abandoned_save_go_when_no_checkpoint_has_named_them_for_a_while() -> None:
     run, clock = new_run(MemoryStore()), ManualClock()
     term = five_checkpoints(run)
     for data in (b"abandoned", b"step 6"):
         run.store.put(run.key(blob_key(digest_of(data))), data)
     deletion = Deletion(run, term, clock)
     assert deletion.name(keep=5, newest_whole=info(5)) is None
+    assert deletion.name(keep=5, newest_whole=info(5)) is None, "checkpoints that are committed in quick succession"
     assert save(run, 6, term, b"frozen", b"step 6")
+    clock.advance(WAIT_S)
     entry = deletion.name(keep=6, newest_whole=info(6))
     assert entry is not None
     assert set(entry.blobs) == digests(b"abandoned")
