@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 import click
 
@@ -61,7 +61,7 @@ class Screen(Protocol):
 
     def show(self, status: RunStatus) -> None: ...
 
-    def pause(self) -> Any:
+    def pause(self) -> AbstractContextManager[None]:
         """A context in which the screen keeps still, to ask something."""
         ...
 

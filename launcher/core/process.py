@@ -9,7 +9,8 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from msgspec import convert
 
 from launcher.core.types import JsonObject
 
@@ -26,8 +27,9 @@ class ProcessRef:
         return document
 
     @classmethod
-    def from_json(cls, document: Any) -> ProcessRef:
-        return cls(document["pid"], document["started"], document["boot"])
+    def from_json(cls, document: object) -> ProcessRef:
+        """Raises msgspec.ValidationError where it is not what `to_json` gave."""
+        return convert(document, cls)
 
     @classmethod
     def of(cls, pid: int) -> ProcessRef:

@@ -14,7 +14,8 @@ from launcher.config.schema import NAME_PATTERN
 from launcher.core.errors import RunNotFound, StoreDamaged, nearest
 from launcher.core.store import KeyMissing, ObjectStore, is_local, local_path, open_store
 from launcher.core.types import RunId
-from launcher.record.run_store import RunStore, encode
+from launcher.record.encoding import encode
+from launcher.record.run_store import RunStore
 
 NAMES = "names"
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from launcher.backends.base import Backend, Placement, open_backend
 from launcher.checkpoint.catalog import list_checkpoints
@@ -28,8 +28,9 @@ from launcher.jobspec.job import CodeRef, JobSpec
 from launcher.jobspec.packages import Requirements, read_requirements, requirements_key
 from launcher.jobspec.versions import installed_versions, refuse_image
 from launcher.record.desired import Desired
+from launcher.record.encoding import encode
 from launcher.record.lineage import lineage
-from launcher.record.run_store import RunStore, encode
+from launcher.record.run_store import RunStore
 
 if TYPE_CHECKING:
     from launcher.jobspec.code import CodeArchive
@@ -243,7 +244,7 @@ def _targets(config: JobConfig) -> Iterator[tuple[str, str]]:
             yield from _nested(key, component.params)
 
 
-def _nested(key: str, value: Any) -> Iterator[tuple[str, str]]:
+def _nested(key: str, value: object) -> Iterator[tuple[str, str]]:
     if isinstance(value, Mapping):
         if isinstance(value.get(TARGET), str):
             yield key, value[TARGET]

@@ -29,6 +29,7 @@ from launcher.core.errors import StoreDamaged
 from launcher.core.store import KeyMissing, ObjectStore
 from launcher.core.types import Json, JsonObject, RunId, Term
 from launcher.record.desired import Desired
+from launcher.record.encoding import encode
 from launcher.record.lineage import TermBase
 from launcher.record.parsing import parsed
 from launcher.record.status import RunStatus
@@ -45,10 +46,6 @@ _SEGMENT = re.compile(r"(\d{12})-(\d{12})\.jsonl")
 
 def padded(number: int) -> str:
     return f"{number:012d}"
-
-
-def encode(document: Mapping[str, Json]) -> bytes:
-    return json.dumps(document, separators=(",", ":"), sort_keys=True, allow_nan=False).encode()
 
 
 class RunStore:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from launcher.core.types import Generation, Step, WorkerId
+from launcher.core.types import Generation, JsonObject, Step, WorkerId
 from tests.simulation.loop import Loop
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class Group:
         self.entered: set[int] = set()
         self.arrived: dict[int, dict[int, tuple[bool, bool]]] = {}
         """By step: the ranks that handed in their part, with their flags (a switch, a stop)."""
-        self.snapshot: dict[int, tuple[int | None, Step | None, dict[int, Any]]] = {}
+        self.snapshot: dict[int, tuple[int | None, Step | None, JsonObject]] = {}
         """What each member held when it entered: state, steps applied, records of steps."""
 
     def connect(self, worker: Worker, rank: int) -> None:
@@ -52,7 +52,7 @@ class Group:
     def enter(self, worker: Worker, rank: int) -> None:
         """To share the state: once all are there each gets its part, in its own time."""
         self.entered.add(rank)
-        self.snapshot[rank] = worker.state, worker.participant.applied, dict(worker.rows)
+        self.snapshot[rank] = worker.state, worker.participant.applied, worker.history.to_json()
         worker.waits(self)
         if len(self.entered) == self.size:
             for each in self.seats.values():

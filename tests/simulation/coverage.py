@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from launcher.runtime.protocol import coordinator as m
+from launcher.runtime.protocol import events as e
+from launcher.runtime.protocol.group import Group
 from launcher.runtime.protocol.participant import Participant
 
 EXPECTED = {
@@ -20,7 +21,7 @@ EXPECTED = {
     "controller training preparing": "Applied ChangeWanted Ended Expired Formed Gone Left Prepared Ready Refused SaveDecided SaveStarted Started StopWanted",
     "controller training": "Applied ChangeWanted Ended Formed Gone Left Prepared Ready Refused SaveDecided SaveStarted Started StopWanted Stuck",
     "controller ended": "Gone",
-    "controller does": "AbandonSaves AllLost Changed Commit End GiveUp Leave Load Prepare Release RollBack Stop Withdraw",
+    "controller does": "AbandonSaves AllLost Changed Commit End Evict Leave Load Prepare Release RollBack Stop Withdraw",
     "worker outside": "commit connected leave prepare release withdraw",
     "worker outside preparing": "commit connected could_not_connect leave prepare withdraw",
     "worker outside committed": "commit enter leave prepare release",
@@ -41,17 +42,17 @@ class Coverage:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
 
-    def event(self, membership: m.Coordinator, event: m.Event) -> None:
-        proposal = membership.proposal
+    def event(self, group: Group, event: e.Event) -> None:
+        proposal = group.proposal
         change = "" if proposal is None else " preparing" if proposal.committed is None else " committed"
-        self.counts[f"controller {membership.phase.value}{change}: {type(event).__name__}"] += 1
+        self.counts[f"controller {group.phase.value}{change}: {type(event).__name__}"] += 1
 
-    def action(self, action: m.Action) -> None:
+    def action(self, action: e.Action) -> None:
         self.counts[f"controller does: {type(action).__name__}"] += 1
 
     def participant(self, verb: str, part: Participant) -> None:
         where = "inside" if part.inside else "outside"
-        change = "" if part.pending is None else " preparing" if part.going is None else " committed"
+        change = "" if part.pending is None else " preparing" if part.committed is None else " committed"
         self.counts[f"worker {where}{change}: {verb}"] += 1
 
     def says(self, action: object) -> None:

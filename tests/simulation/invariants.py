@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from launcher.checkpoint.catalog import manifest_key
+from launcher.checkpoint.manifest import CheckpointPart
 from launcher.core.types import Generation, Step, Term, WorkerId
 from launcher.record.lineage import LineageEntry, TermBase, in_lineage, lineage
+from launcher.record.rows import MetricsRow
 from launcher.record.status import JobState
-from launcher.runtime.protocol import coordinator as m
+from launcher.runtime.protocol import events as e
 from launcher.runtime.protocol.participant import CommittedAssignment
 
 if TYPE_CHECKING:
     from tests.simulation.cluster import Cluster
     from tests.simulation.collective import Group
-    from tests.simulation.controller import Controller
+    from tests.simulation.controller import ControllerProcess
     from tests.simulation.worker import Worker
 
-BATCH = 8
-Key = tuple[int, int]
+Key = tuple[Term, Generation]
 
 
 class Violation(Exception):
@@ -64,11 +66,11 @@ class Checker:
         self.states = cluster.states
         self.fenced: set[WorkerId] = set()
         self.chain: list[LineageEntry] = []
-        self.based_term = 0
-        self.claims: dict[int, float] = {}
+        self.based_term = Term(0)
+        self.claims: dict[Term, float] = {}
         self.proposals: dict[Key, tuple[object, ...]] = {}
         self.acks: dict[Key, set[WorkerId]] = {}
-        self.decisions: dict[Key, m.Commit] = {}
+        self.decisions: dict[Key, e.Commit] = {}
         self.inputs: dict[tuple[Key, int], int] = {}
         self.high: dict[WorkerId, int] = {}
         self.terms: dict[WorkerId, int] = {}
@@ -76,6 +78,8 @@ class Checker:
         self.line: dict[int, int] = {}
         self.reports: set[tuple[int, int]] = set()
         self.final: tuple[JobState, float] | None = None
+        self.reason = ""
+        """Of the final state."""
         self._found = False
         """The final state was read before its writer could say that it had written it."""
         self.sizes_changed = 0
@@ -87,7 +91,7 @@ class Checker:
 
     # the generation
 
-    def proposed(self, controller: Controller, formation: m.Formation, leaving: tuple[WorkerId, ...]) -> None:
+    def proposed(self, controller: ControllerProcess, formation: e.Formation, leaving: tuple[WorkerId, ...]) -> None:
         key, content = (controller.term, formation.generation), (formation.ranks, leaving)
         if self.proposals.setdefault(key, content) != content:
             self.fail("one generation, one membership", f"{key}: {self.proposals[key]} and {content}")
@@ -95,7 +99,7 @@ class Checker:
     def acknowledged(self, worker: Worker, term: int, generation: Generation) -> None:
         self.acks.setdefault((term, generation), set()).add(worker.name)
 
-    def decided(self, controller: Controller, order: m.Commit) -> None:
+    def decided(self, controller: ControllerProcess, order: e.Commit) -> None:
         self.decisions.setdefault((controller.term, order.formation.generation), order)
 
     def entered(self, worker: Worker, group: Group) -> None:
@@ -112,11 +116,11 @@ class Checker:
         if not any(worker.name in order.formation.ranks or worker.name in order.leaving for order in after):
             self.fail("left only for what is committed", f"{worker.name} leaves {group.key}")
 
-    def donors(self, group: Group, going: CommittedAssignment) -> None:
-        held = {group.snapshot[rank][:2] for rank in going.donors}
+    def donors(self, group: Group, committed: CommittedAssignment) -> None:
+        held = {group.snapshot[rank][:2] for rank in committed.donors}
         steps = {step for _, step in held}
-        if len(held) != 1 or None in steps or (going.step is not None and steps != {going.step}):
-            self.fail("donors hold one state, that of the change", f"{group.key}: {held}, step {going.step}")
+        if len(held) != 1 or None in steps or (committed.step is not None and steps != {committed.step}):
+            self.fail("donors hold one state, that of the change", f"{group.key}: {held}, step {committed.step}")
 
     # steps
 
@@ -164,7 +168,7 @@ class Checker:
 
     # what is committed
 
-    def committed(self, controller: Controller, step: int) -> None:
+    def committed(self, controller: ControllerProcess, step: int) -> None:
         before = self.committed_in.get(controller.term, 0)
         if step < before:
             self.fail("committed never goes back in a term", f"term {controller.term}: {before}, then {step}")
@@ -172,15 +176,17 @@ class Checker:
             return
         self.committed_in[controller.term] = step
         if controller.term == self.based_term:
-            for name in controller.membership.ranks:
+            assert controller.leadership is not None
+            for name in controller.leadership.group.ranks:
                 worker = self.cluster.workers[name]
                 if worker.alive and name not in self.fenced and (worker.participant.applied or 0) < step:
                     self.fail("a committed step is held by all", f"{name} holds {worker.participant.applied}, committed {step}")
 
-    def row(self, controller: Controller, message: dict[str, Any]) -> None:
+    def row(self, controller: ControllerProcess, row: MetricsRow) -> None:
         if controller.term != self.based_term:
             return
-        step, state = message["row"]["step"], message["row"]["state"]
+        assert row.loss is not None
+        step, state = row.step, int(row.loss)
         if step - 1 in self.line and self.states.parents[state] != self.line[step - 1]:
             self.fail("committed steps are one chain", f"step {step}")
         if self.line.setdefault(step, state) != state:
@@ -188,45 +194,44 @@ class Checker:
 
     # the store
 
-    def claimed(self, term: int) -> None:
+    def claimed(self, term: Term) -> None:
         self.claims[term] = self.cluster.loop.now
 
-    def gave_up(self, controller: Controller, worker: WorkerId) -> None:
+    def evicted(self, controller: ControllerProcess, worker: WorkerId) -> None:
         if controller.term == self.based_term:
             self.fenced.add(worker)
 
-    def based(self, controller: Controller, base: TermBase) -> None:
-        term = controller.term
+    def kills(self, controller: ControllerProcess, worker: WorkerId) -> None:
+        highest = self.cluster.plain_run.highest_term()
+        if highest > controller.term:
+            self.fail("only who leads ends workers", f"{controller.name} of term {controller.term} ends {worker}, there is term {highest}")
+
+    def based(self, controller: ControllerProcess, term: Term, base: TermBase) -> None:
         if term < self.based_term:
             return
         if self.final is not None and self.final[1] < self.claims[term]:
             self.fail("one final state", f"term {term} goes on after {self.final[0]}")
         self.final, self._found = None, False
-        keep = controller.links.keys() - controller.evicted
         newest = max(self.line, default=0)
+        found = controller.controller._takeover._found
         holds = [
-            name
-            for name, (found, _) in controller.found.items()
-            if name not in self.fenced and self.line and (found.applied or 0) >= newest
+            name for name, described in found.items() if name not in self.fenced and self.line and (described.state.applied or 0) >= newest
         ]
-        if base.adopted_step is None and controller.found and holds and newest > base.start and not controller.serving:
+        if base.adopted_step is None and holds and newest > base.start and not controller.leads:
             self.fail("a committed step stays", f"term {term} starts from {base.start}, {holds} hold {newest}")
         if not holds or base.adopted_step is None:
             self.line = {step: state for step, state in self.line.items() if step <= base.start}
-        self.fenced = set(self.cluster.workers) - keep
+        self.fenced = set(self.cluster.workers).difference(base.workers)
         self.based_term = term
         self.committed_in.setdefault(term, base.adopted_step or 0)
         self.chain = lineage(self.cluster.plain_run.terms()[1])
         self.look_at_store()
 
-    def parts(self, parts: dict[int, dict[str, Any]]) -> None:
-        if len({part["state"] for part in parts.values()}) != 1:
+    def parts(self, parts: Iterable[CheckpointPart]) -> None:
+        if len({chunk.digest.partition("-")[0] for part in parts for chunk in part.chunks}) != 1:
             self.fail("a checkpoint is of one state", f"{parts}")
 
-    def manifest_written(self, term: int, step: int) -> None:
-        self.look_at_store()
-
-    def reported(self, term: int, step: int) -> None:
+    def reported(self, term: Term, step: Step) -> None:
         self.reports.add((step, term))
         self.look_at_store()
 
@@ -242,7 +247,7 @@ class Checker:
                 if in_lineage(chain, term, step):
                     if step > reached:
                         self.fail("the ledger is durable before the manifest", f"manifest of step {step}, ledger to {reached}")
-                    if step and states[step] != json.loads(objects[key])["state"]:
+                    if step and states[step] != json.loads(objects[key])["state"]["number"]:
                         self.fail("a checkpoint is of the lineage", f"step {step} of term {term}")
 
     def _ledger(self) -> tuple[dict[int, int], int]:
@@ -263,7 +268,8 @@ class Checker:
                             continue
                         if first != reached + 1:
                             self.fail("each step once, in order", f"after {reached} comes {first} in {name}; lineage {self.chain}")
-                        if record["samples"] != [(record["first"] - 1) * BATCH, record["last"] * BATCH]:
+                        batch = self.cluster.spec.config.trainer.global_batch_size
+                        if record["samples"] != [(record["first"] - 1) * batch, record["last"] * batch]:
                             self.fail("each sample once", f"{record}")
                         reached = last
             prefix = f"r/metrics/{entry.term:012d}-"
@@ -272,25 +278,25 @@ class Checker:
                     for row in self._records(name):
                         if entry.holds(row["step"]):
                             before = states.get(row["step"] - 1)
-                            if before is not None and self.states.parents[row["state"]] != before:
+                            if before is not None and self.states.parents[int(row["loss"])] != before:
                                 self.fail("the ledger is one chain", f"step {row['step']} in {name}")
-                            states[row["step"]] = row["state"]
+                            states[row["step"]] = int(row["loss"])
         return states, reached
 
     def _records(self, name: str) -> list[Any]:
         known = self._segments.get(name)
         if known is None:
             records = [json.loads(line) for line in self.cluster.store.objects[name].splitlines()]
-            known = self._segments[name] = [each for each in records if "first" in each or "state" in each]
+            known = self._segments[name] = [each for each in records if "first" in each or "loss" in each]
         return known
 
-    def ended(self, controller: Controller, end: m.End) -> None:
-        if controller.term != self.based_term:
+    def ended(self, term: Term, state: JobState, reason: str) -> None:
+        if term != self.based_term:
             return
         if self.final is not None and not self._found:
-            self.fail("one final state", f"{self.final} and {end}")
+            self.fail("one final state", f"{self.final} and {state}")
         if self.final is None:
-            self._ended(end.state)
+            self._ended(state, reason)
 
     def found_ended(self) -> None:
         """A controller reads that the run has ended; whoever wrote it may have died before it could say so."""
@@ -298,9 +304,10 @@ class Checker:
             status = self.cluster.plain_run.status(Term(self.based_term))
             assert status is not None
             self._found = True
-            self._ended(status.state)
+            self._ended(status.state, status.reason)
 
-    def _ended(self, state: JobState) -> None:
+    def _ended(self, state: JobState, reason: str) -> None:
+        self.reason = reason
         self.final = (state, self.cluster.loop.now)
         self.look_at_store()
         if state is JobState.SUCCEEDED:
@@ -310,7 +317,7 @@ class Checker:
                 self.fail("success means all is saved", f"{saved}, ledger {self._ledger()[1]}, of {total}")
         self.cluster.has_ended(state)
 
-    def changed(self, controller: Controller, change: m.Changed) -> None:
+    def changed(self, controller: ControllerProcess, change: e.Changed) -> None:
         """A generation is formed; nothing to hold against it that the steps do not show."""
         if controller.term == self.based_term:
             size = len(change.formation.ranks)

@@ -21,7 +21,8 @@ class Loop:
         self.done = False
         self.tracing = tracing
         self.story: list[str] = []
-        self.events = 0
+        self.current: Process | None = None
+        """Whose event is being handled."""
         self._heap: list[tuple[float, int, Process | None, Callable[..., Any], tuple[Any, ...]]] = []
         self._count = 0
 
@@ -47,11 +48,13 @@ class Loop:
             elif process.paused:
                 process.backlog.append((call, arguments))
             else:
-                self.events += 1
+                before, self.current = self.current, process
                 try:
                     call(*arguments)
                 except Died:
-                    continue
+                    pass
+                finally:
+                    self.current = before
         self.now = max(self.now, until) if not self.done else self.now
 
     def uniform(self, low: float, high: float) -> float:
@@ -62,7 +65,10 @@ class Loop:
 
 
 class Process:
-    """Whatever runs on its own: it handles its events in turn, none while it is frozen, none once it is dead."""
+    """Whatever runs on its own: it handles its events in turn, none while it is frozen, none once it is dead.
+
+    A thread beside the main one is a process as well, which freezes, wakes and dies with the one that it belongs to.
+    """
 
     def __init__(self, loop: Loop) -> None:
         self.loop = loop

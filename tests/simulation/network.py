@@ -1,50 +1,64 @@
 """Connections between a controller and its workers: single messages are late, doubled, overtaken or lost; connections break.
 
-What a process sends as a stream (rows of steps, parts of checkpoints, what is durable) keeps its order and is not lost
-while the connection lives, and nothing sent after it overtakes it.
+What nobody would say again (rows of steps, parts of checkpoints, what is durable) keeps its order and is not lost while the
+connection lives, and nothing sent after it overtakes it. The real transport does so with everything: here the protocol has to do
+with less.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from launcher.core.types import Term, WorkerId
+from launcher.runtime.protocol import messages as m
 from tests.simulation.loop import Loop, Process
-from tests.simulation.store import Weather
 
 if TYPE_CHECKING:
-    from tests.simulation.controller import Controller
+    from tests.simulation.cluster import Cluster
+    from tests.simulation.controller import ControllerProcess
     from tests.simulation.worker import Worker
 
-Message = tuple[Any, ...]
+LASTING = frozenset(
+    {
+        *(m.SendRecords, m.Durable, m.CheckpointDecided, m.TermBegan, m.Evicted),
+        *(m.Hello, m.Ready, m.Row, m.Evaluated, m.Saved, m.SaveFailed, m.Error, m.Draining, m.Released),
+    }
+)
+"""Messages that are said once."""
 
 
 class Connection:
-    def __init__(self, loop: Loop, weather: Weather, controller: Controller, worker: Worker, term: int) -> None:
-        self.loop, self.weather = loop, weather
-        self.controller, self.worker, self.term = controller, worker, term
+    """`term` is that of the controller, as the worker knows it."""
+
+    def __init__(self, cluster: Cluster, controller: ControllerProcess, worker: Worker, term: Term) -> None:
+        self.loop: Loop = cluster.loop
+        self.cluster, self.controller, self.worker, self.term = cluster, controller, worker, term
         self.open = True
         self._stream_at = [0.0, 0.0]
 
-    def to_worker(self, message: Message, *, stream: bool = False) -> None:
-        self._send(0, self.worker, self.worker.heard, message, stream)
+    def to_worker(self, message: m.ToWorker) -> None:
+        if self.cluster.encoded:
+            message = m.decode_to_worker(m.encode(message))
+        self._send(0, self.worker, self.worker.received, message)
 
-    def to_controller(self, message: Message, *, stream: bool = False) -> None:
-        self._send(1, self.controller, self.controller.heard, message, stream)
+    def to_controller(self, message: m.ToController) -> None:
+        if self.cluster.encoded:
+            message = m.decode_to_controller(m.encode(message))
+        self._send(1, self.controller, self.controller.server.received, message)
 
-    def _send(self, way: int, to: Process, hear: Any, message: Message, stream: bool) -> None:
+    def _send(self, way: int, to: Process, hear: Callable[..., None], message: Any) -> None:
         if not self.open:
             return
-        loop, rng, loss = self.loop, self.loop.rng, self.weather.loss
+        loop, rng, loss = self.loop, self.loop.rng, self.cluster.loss
         isolated = self.worker.isolated
-        if stream:
+        if type(message) in LASTING:
             delay = 0.002 + 0.03 * rng.random() + (0.5 if isolated else 0.0)
             due = self._stream_at[way] = max(self._stream_at[way], loop.now + delay)
-            loop.at(
-                due - loop.now,
-                to,
-                self._arrive_in_order if isolated else hear,
-                *((way, to, hear, message) if isolated else (self, message)),
-            )
+            if isolated:
+                loop.at(due - loop.now, to, self._arrive_in_order, way, to, hear, message)
+            else:
+                loop.at(due - loop.now, to, hear, self, message)
             return
         if isolated or (loss and rng.random() < loss):
             return
@@ -54,7 +68,7 @@ class Connection:
                 delay += 1.5 * rng.random()
             loop.at(max(delay, self._stream_at[way] - loop.now), to, hear, self, message)
 
-    def _arrive_in_order(self, way: int, to: Process, hear: Any, message: Message) -> None:
+    def _arrive_in_order(self, way: int, to: Process, hear: Callable[..., None], message: Any) -> None:
         """What could not get through is sent again."""
         if self.worker.isolated:
             self._stream_at[way] = max(self._stream_at[way], self.loop.now + 0.5)
@@ -68,6 +82,63 @@ class Connection:
             return
         self.open = False
         loop = self.loop
-        loop.at(loop.uniform(0.001, 0.1), self.controller, self.controller.lost_connection, self)
+        loop.at(loop.uniform(0.001, 0.1), self.controller, self.controller.server.lost, self)
         if not self.worker.isolated:
             loop.at(loop.uniform(0.001, 0.1), self.worker, self.worker.lost_connection, self)
+
+
+class Server:
+    """In place of MessageServer."""
+
+    def __init__(self, controller: ControllerProcess) -> None:
+        self._controller = controller
+        self._links: dict[WorkerId, Connection] = {}
+        self.evicted: set[WorkerId] = set()
+
+    def send(self, worker: WorkerId, message: m.ToWorker) -> None:
+        self.send_all([(worker, message)])
+
+    def send_all(self, messages: Any) -> None:
+        for worker, message in messages:
+            self._controller.may_die()
+            link = self._links.get(worker)
+            if link is not None:
+                link.to_worker(message)
+
+    def drop(self, worker: WorkerId) -> None:
+        self.evicted.add(worker)
+        link = self._links.pop(worker, None)
+        if link is not None:
+            link.breaks()
+
+    # from the connections
+
+    def received(self, link: Connection, message: m.ToController) -> None:
+        worker = link.worker.name
+        if isinstance(message, m.Hello):
+            self._take_in(link)
+        elif self._links.get(worker) is link:
+            self._controller.hears(worker, message)
+
+    def _take_in(self, link: Connection) -> None:
+        worker = link.worker.name
+        if worker in self.evicted:
+            link.to_worker(m.Evicted())
+            link.breaks()
+            return
+        replaced = self._links.get(worker)
+        self._links[worker] = link
+        if replaced is not None:
+            replaced.breaks()
+
+    def lost(self, link: Connection) -> None:
+        worker = link.worker.name
+        if self._links.get(worker) is link:
+            del self._links[worker]
+            self.evicted.add(worker)
+            self._controller.lost_connection(worker)
+
+    def close(self) -> None:
+        """The process is gone."""
+        for link in self._links.values():
+            link.breaks()

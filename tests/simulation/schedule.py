@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from launcher.checkpoint.catalog import list_checkpoints
 from launcher.record.lineage import lineage
 from launcher.record.status import JobState
-from launcher.runtime.protocol import coordinator as m
+from launcher.runtime.protocol import events as e
+from launcher.runtime.protocol import messages as m
 from tests.simulation.cluster import Cluster, dump
 from tests.simulation.invariants import Violation
 from tests.simulation.loop import Loop
@@ -25,6 +26,8 @@ PATIENCE_S = 90.0
 LEAST = 2
 """So many changes of size, and so many faults, has every schedule."""
 DRAWS = 8
+ENCODED_EVERY = 50
+"""In one of so many schedules messages go through the codec."""
 SLOW = 6.0
 """So many times as long a step takes while the run must not end yet."""
 
@@ -50,7 +53,12 @@ class Schedule:
         total = rng.randrange(10, 21)
         target = rng.randrange(2, 6)
         self.cluster = Cluster(
-            loop, target=target, minimum=rng.randrange(1, min(target, 3) + 1), total_steps=total, save_every=rng.randrange(3, 6)
+            loop,
+            target=target,
+            minimum=rng.randrange(1, min(target, 3) + 1),
+            total_steps=total,
+            save_every=rng.randrange(3, 6),
+            encoded=seed % ENCODED_EVERY == 0,
         )
         self.faults = 0
         self.calm = False
@@ -103,8 +111,8 @@ class Schedule:
             loop.run(LONGEST_UNREST_S + PATIENCE_S)
             if cluster.end is None:
                 raise Violation("nobody waits for ever", f"no end after {loop.now:.0f} s")
-            if cluster.end not in ((JobState.SUCCEEDED, JobState.STOPPED) if cluster.stop_wanted else (JobState.SUCCEEDED,)):
-                raise Violation("the run ends as wished", f"{cluster.end}")
+            if not self._as_wished(cluster.end):
+                raise Violation("the run ends as wished", f"{cluster.end}: {cluster.check.reason}")
         except Violation as error:
             violation, invariant = str(error), error.invariant
         except Exception as error:
@@ -126,6 +134,13 @@ class Schedule:
             dict(cluster.coverage.counts),
             loop.story,
         )
+
+    def _as_wished(self, end: JobState) -> bool:
+        """Of itself a run fails where the failure policy says that there is no more to try."""
+        cluster = self.cluster
+        if end is JobState.FAILED:
+            return cluster.check.reason in cluster.policy_failures
+        return end is JobState.SUCCEEDED or (end is JobState.STOPPED and cluster.stop_wanted)
 
     @property
     def full(self) -> bool:
@@ -179,6 +194,7 @@ class Schedule:
         cluster.loss = cluster.store_failure = cluster.connect_failure = 0.0
         cluster.store_pause = 0.05
         cluster.capacity = 9
+        cluster.place()
         self._armed.clear()
         for worker in cluster.living():
             self._reach(worker)
@@ -210,6 +226,7 @@ class Schedule:
         cluster = self.cluster
         choices = [size for size in range(cluster.minimum, 6) if size != cluster.target]
         cluster.target = self.loop.rng.choice(choices)
+        cluster.want()
         if self.loop.tracing:
             self.loop.note(f"target {cluster.target}")
 
@@ -217,7 +234,7 @@ class Schedule:
         self._dies(self._some(), "killed")
 
     def _kill_first(self) -> None:
-        firsts = [worker for worker in self._members() if worker.participant.seat.rank == 0]
+        firsts = [worker for worker in self._members() if worker.participant.assignment.rank == 0]
         self._dies(self.loop.rng.choice(firsts) if firsts else self._some(), "killed, rank 0")
 
     def _kill_two(self) -> None:
@@ -225,7 +242,7 @@ class Schedule:
         self._kill()
 
     def _kill_in_change(self) -> None:
-        self._armed.append((self.loop.rng.choice((m.Prepare, m.Commit, m.Commit, m.Leave)), self._kill_one_of_change))
+        self._armed.append((self.loop.rng.choice((e.Prepare, e.Commit, e.Commit, e.Leave)), self._kill_one_of_change))
 
     def _kill_one_of_change(self) -> None:
         rng = self.loop.rng
@@ -240,7 +257,7 @@ class Schedule:
         else:
             self._dies(victim, "killed in a change")
 
-    def _on_order(self, order: m.Action) -> None:
+    def _on_order(self, order: e.Action) -> None:
         for armed in self._armed:
             if isinstance(order, armed[0]):
                 self._armed.remove(armed)
@@ -338,12 +355,14 @@ class Schedule:
 
     def _places(self) -> None:
         self.cluster.capacity = 9
+        self.cluster.place()
 
     def _drain(self) -> None:
         worker = self._some()
         if worker is not None:
-            worker.draining = True
-            self.loop.at(self.loop.uniform(2.0, 6.0), None, self._dies, worker, "its node was drained")
+            seconds = self.loop.uniform(2.0, 6.0)
+            worker.say(m.Draining("test", seconds, "its node is drained"))
+            self.loop.at(seconds, None, self._dies, worker, "its node was drained")
 
     def _lose_all(self) -> None:
         for worker in self.cluster.living():
@@ -361,7 +380,7 @@ class Schedule:
             self._lose_all()
 
     def _stop(self) -> None:
-        self.cluster.stop_wanted = True
+        self.cluster.want(stop=True)
 
 
 def play(seed: int, *, tracing: bool = False) -> Result:

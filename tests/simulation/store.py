@@ -1,4 +1,4 @@
-"""A process's view of the run store: answers take time, and while there are faults some never come."""
+"""The run store as processes see it: answers take time, and while there are faults some never come."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol
 
 from launcher.core.errors import StoreUnavailable
 from launcher.core.store import ObjectInfo
-from tests.simulation.loop import Process
+from tests.simulation.loop import Loop
 from tests.support.stores import MemoryStore
 
 
@@ -20,9 +20,11 @@ class Weather(Protocol):
 
 
 class View:
-    def __init__(self, store: MemoryStore, process: Process, weather: Weather) -> None:
+    """Whoever calls it is the process whose event is being handled."""
+
+    def __init__(self, store: MemoryStore, loop: Loop, weather: Weather) -> None:
         self.uri = store.uri
-        self._store, self._process, self._weather = store, process, weather
+        self._store, self._loop, self._weather = store, loop, weather
 
     def get(self, key: str) -> bytes:
         return self._store.get(key)
@@ -48,16 +50,17 @@ class View:
         self._store.delete(keys)
 
     def _pause(self) -> None:
-        loop = self._process.loop
+        loop = self._loop
         if loop.chance(self._weather.store_pause):
-            self._process.block(loop.uniform(0.001, 0.3))
+            assert loop.current is not None
+            loop.current.block(loop.uniform(0.001, 0.3))
 
     def _before(self) -> None:
         self._pause()
-        if self._process.loop.chance(self._weather.store_failure):
+        if self._loop.chance(self._weather.store_failure):
             raise StoreUnavailable("no answer; nothing was written")
 
     def _after(self) -> None:
-        if self._process.loop.chance(self._weather.store_failure):
+        if self._loop.chance(self._weather.store_failure):
             raise StoreUnavailable("no answer; it was written")
         self._pause()

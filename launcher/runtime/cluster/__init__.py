@@ -1,1 +1,1 @@
-"""What the controller does with Ray and Kubernetes. Runs in the controller process."""
+"""What the controller does with Ray and Kubernetes. Runs in the controller."""

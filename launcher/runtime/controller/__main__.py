@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from launcher.core import log
-from launcher.core.clock import Clock, SystemClock, timestamp
+from launcher.core.clock import Clock, SystemClock
 from launcher.core.errors import BackendUnavailable, ConfigError, LauncherError, StoreDamaged, StoreUnavailable
 from launcher.core.exit_codes import ExitCode
 from launcher.core.store import open_store
@@ -38,12 +38,11 @@ from launcher.runtime.controller.closing import write_end
 from launcher.runtime.controller.inbox import Inbox, LedgerDurable, LinePrinted, NodeDraining, PodBoundsRefused, StoreFailed
 from launcher.runtime.controller.leadership import Leadership, LeadershipLost
 from launcher.runtime.controller.store_watcher import StoreWatcher
-from launcher.runtime.controller.takeover import base_on_checkpoint, claim_and_look, open_term
+from launcher.runtime.controller.takeover import base_on_checkpoint, claim_leadership, open_term
 from launcher.runtime.controller.timing import Timing
 from launcher.runtime.controller.worker_output import WorkerOutput
 from launcher.runtime.protocol.events import End
 from launcher.runtime.records import ray_metrics
-from launcher.runtime.records.inheritance import inherit
 from launcher.runtime.records.run_recorder import RunRecorder
 from launcher.runtime.records.status_writer import StatusWriter
 from launcher.runtime.records.store_writer import StoreWriter
@@ -95,13 +94,10 @@ def lead(given: Given, clock: Clock) -> int:
     """Claim a term of the run and lead it to its end. Raises LeadershipLost."""
     run, holder = given.run, f"{socket.gethostname()}:{os.getpid()}"
     desired, spec = read_desired(given, clock)
-    if inherit(run).ended(desired):
+    leadership = claim_leadership(run, desired, holder, clock)
+    if leadership is None:
         return 0
-    term, left = claim_and_look(run, holder, timestamp(clock.now()))
-    if left.ended(desired):
-        return 0
-    inbox = Inbox()
-    leadership = Leadership(run, term, left, desired)
+    inbox, term, left = Inbox(), leadership.term, leadership.inherited
     writer = StoreWriter(run.store.uri, lambda error: inbox.put(StoreFailed(error)))
     recorder = RunRecorder(
         run, spec, writer, clock, term, left, state_folder=given.state_folder, durable=lambda step: inbox.put(LedgerDurable(step))

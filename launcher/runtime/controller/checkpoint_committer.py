@@ -53,7 +53,7 @@ class CheckpointCommitter:
         self._void = Generation(0)
         """What a generation up to this one has not saved whole will never be: a member is gone."""
         self._done: set[Save] = set()
-        self._committing: set[Save] = set()
+        self._committing: dict[Save, list[CheckpointPart]] = {}
         self._steps: set[Step] = set()
         """Of which there is a checkpoint."""
         self._taken_over: dict[Save, float] = {}
@@ -65,9 +65,10 @@ class CheckpointCommitter:
 
     def done(self, save: Save) -> bool:
         """Whether it is decided: whoever still speaks of it may forget it, and nobody before. A saved step needs no second save."""
-        if save in self._done or save.step in self._steps or save.step < self._start:
+        if save in self._done or save.step < self._start:
             return True
-        return save.generation <= self._void and save not in self._pending()
+        # What was begun is decided as any other, or whoever waits for the decision would wait for ever.
+        return (save.step in self._steps or save.generation <= self._void) and save not in self._pending()
 
     def _pending(self) -> set[Save]:
         return {*self._parts, *self._whole, *self._committing}
@@ -123,7 +124,7 @@ class CheckpointCommitter:
 
     def _commit(self, save: Save) -> None:
         parts, term = self._whole.pop(save), self._term
-        self._committing.add(save)
+        self._committing[save] = parts
         self._writer.submit(lambda: self._write(save, parts, term))
 
     def _write(self, save: Save, parts: list[CheckpointPart], term: Term) -> None:
@@ -153,7 +154,7 @@ class CheckpointCommitter:
 
     def _decide(self, save: Save, failure: str, term: Term) -> None:
         self._done.add(save)
-        self._committing.discard(save)
+        self._committing.pop(save, None)
         self._inbox.put(CheckpointDecided(save.step, save.generation, term, failure))
 
     def _require(self, digests: Iterable[str]) -> None:
@@ -171,7 +172,7 @@ class CheckpointCommitter:
         """A part could not be written: this checkpoint will not be; the next boundary saves again."""
         if self._parts.pop(save, None) is not None or self._whole.pop(save, None) is not None:
             self._taken_over.pop(save, None)
-            self._committing.add(save)
+            self._committing[save] = []
             term = self._term
             self._writer.submit(lambda: self._decide(save, detail, term))
 
@@ -194,14 +195,20 @@ class CheckpointCommitter:
         newest = self._newest
         if newest is None:
             return
-        deletion = self._deletion()
-        keep = self._spec.config.checkpoint.keep
+        deletion, keep = self._deletion(), self._spec.config.checkpoint.keep
 
         def write() -> None:
-            deletion.name(keep=keep, newest_whole=newest)
-            deletion.collect()
+            in_flight = self._in_flight()
+            deletion.name(keep=keep, newest_whole=newest, in_flight=in_flight)
+            deletion.collect(in_flight=in_flight)
 
         self._writer.submit(write)
+
+    def _in_flight(self) -> frozenset[str]:
+        """Chunks of checkpoints that are not decided. On the writer's thread: copies, for the controller goes on meanwhile."""
+        gathered = (part for parts in self._parts.copy().values() for part in parts.copy().values())
+        whole = (part for parts in (*self._whole.copy().values(), *self._committing.copy().values()) for part in parts)
+        return frozenset(chunk.digest for part in (*gathered, *whole) for chunk in part.chunks)
 
     def _deletion(self) -> Deletion:
         # One for a term: it remembers by its own clock how long an entry has been in the trash.

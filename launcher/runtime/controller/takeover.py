@@ -15,6 +15,7 @@ from launcher.core import log
 from launcher.core.clock import Clock, timestamp
 from launcher.core.types import Generation, Step, Term, WorkerId
 from launcher.jobspec.job import JobSpec
+from launcher.record.desired import Desired
 from launcher.record.events import TermStarted, WorkersAdopted
 from launcher.record.lineage import TermBase
 from launcher.record.run_store import RunStore
@@ -150,15 +151,16 @@ class Takeover:
             recorded=left.recorded,
             generation=number,
         )
-        saves = [Save(*undecided) for each in kept for undecided in self._found[each.worker].undecided]
-        begun: list[Work] = [e.SaveStarted(*save) for save in saves if self._committer.take_over(save)]
+        for save in [Save(*undecided) for each in kept for undecided in self._found[each.worker].undecided]:
+            if self._committer.take_over(save):
+                leadership.coordinator.handle(e.SaveStarted(*save))  # before `adopt`, which may find that all have come to the end
         actions = leadership.coordinator.adopt(kept)
         group = leadership.group
         if group.current is not None:
             self._recorder.generation = group.generation
             self._health.formed(group.ranks, self._clock.monotonic())
         self._recorder.event(WorkersAdopted(workers=self._registry.describe(group.ranks)))
-        return [*begun, *actions, *self._stop_if_wanted()]
+        return [*actions, *self._stop_if_wanted()]
 
     # starting from a checkpoint
 
@@ -203,6 +205,14 @@ class Takeover:
         adopted = base.adopted_step is not None
         saved = (info.step for info in self._leadership.inherited.checkpoints if adopted or info.step <= base.start)
         self._committer.begin_term(self._leadership.term, base.start, saved)
+
+
+def claim_leadership(run: RunStore, desired: Desired, holder: str, clock: Clock) -> Leadership | None:
+    """A new term of the run; None where the run has ended."""
+    if inherit(run).ended(desired):
+        return None
+    term, left = claim_and_look(run, holder, timestamp(clock.now()))
+    return Leadership(run, term, left, desired) if not left.ended(desired) else None
 
 
 def claim_and_look(run: RunStore, holder: str, at: str) -> tuple[Term, Inheritance]:
