@@ -15,7 +15,7 @@ from launcher.record.run_store import LEASE_S, RunStore
 from launcher.record.status import JobState, RunStatus
 
 LAUNCH_GRACE_S = 2.0
-"""A run exists a moment before its backend works on it; so long nobody takes it for dead."""
+"""A run exists a moment before its backend knows it: for so long it is not taken for dead."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ class TermBase:
     checkpoint_step: Step | None
     adopted_step: Step | None
     workers: tuple[WorkerId, ...] = ()
-    """The living workers that the term takes over. Whoever else holds a state from an earlier term was given up by then."""
+    """The living workers that the term takes over. Any other worker that holds a state of an earlier term has been evicted."""
 
     @property
     def start(self) -> Step:
