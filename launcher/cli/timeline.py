@@ -53,6 +53,7 @@ def number(value: float | None) -> str:
 
 
 def fact(value: Json) -> str:
+    """A value of any kind, short: numbers with four digits, lists and objects without commas."""
     if isinstance(value, float):
         return number(value)
     if isinstance(value, dict):

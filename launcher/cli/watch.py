@@ -149,6 +149,7 @@ def _ask(ref: RunRef) -> Literal["stop", "detach", "stay"]:
 
 
 def print_json(status: RunStatus) -> None:
+    """One object on one line of standard output."""
     click.echo(json.dumps(status.to_json(), allow_nan=False))
 
 

@@ -1,8 +1,8 @@
 """Closing a run that nobody works on: claim the next term, look again, write the final status, make it visible.
 
 The status is written before the base, so that the closing term is never visible without it. Two closers, or a
-controller that takes over meanwhile, race for the term: whoever is not the highest when it looks leaves its claim
-without a base, which readers skip.
+controller that takes over meanwhile, race for the term: the one that does not hold the highest term when it looks leaves
+its claim without a base, which readers skip.
 """
 
 from __future__ import annotations

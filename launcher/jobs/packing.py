@@ -35,6 +35,7 @@ def read_packages(config: JobConfig, folder: Path) -> Requirements | None:
 
 
 def code_ref(code: CodeArchive, packages: Requirements | None) -> CodeRef:
+    """What the spec says of code and packages."""
     return CodeRef(
         digest=code.digest,
         git_commit=code.git_commit,

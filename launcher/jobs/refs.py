@@ -32,9 +32,11 @@ class RunRef:
 
     @property
     def uri(self) -> str:
+        """Where its record is."""
         return f"{self.runs}/{self.run_id}"
 
     def open(self) -> RunStore:
+        """The run's part of the store. Raises StoreUnavailable where the place cannot be used."""
         return RunStore(open_store(self.runs), self.run_id)
 
 
@@ -51,7 +53,7 @@ class _StoredName(Struct):
 
 
 def default_runs() -> str:
-    """Where runs are looked for when nobody says: LAUNCHER_RUNS, else ./runs."""
+    """Where runs are looked for by default: LAUNCHER_RUNS, else ./runs."""
     return os.environ.get("LAUNCHER_RUNS") or "./runs"
 
 
@@ -94,6 +96,7 @@ def take_name(store: ObjectStore, record: NameRecord) -> bool:
 
 
 def free_name(store: ObjectStore, name: str) -> None:
+    """The run then has no name; it is no error where it had none."""
     store.delete([_key(name)])
 
 

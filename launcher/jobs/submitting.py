@@ -46,6 +46,7 @@ class Plan:
     code_files: int
 
     def to_json(self) -> JsonObject:
+        """As `launch plan -o json` prints it."""
         config, place = self.spec.config, self.placement
         return {
             "name": config.name,
@@ -129,7 +130,7 @@ _CodeUnknown = CodeRef(digest="")
 
 
 def refuse_versions(config: JobConfig) -> None:
-    """Raises ConfigError where the job's image is known not to fit this machine; what nobody knows yet, the controller finds out."""
+    """Raises ConfigError where the job's image is known not to fit this machine; the controller checks an image that is not known yet."""
     if isinstance(config.backend, KubeRayConfig):
         refuse_image(open_store(config.runs), config.backend.image, installed_versions())
 

@@ -35,6 +35,7 @@ class LineageEntry:
     """The checkpoint, of an earlier term, that the term's base names; it is never deleted."""
 
     def holds(self, step: int) -> bool:
+        """Whether this step, as this term computed it, belongs to the run."""
         return self.start < step and (self.end is None or step <= self.end)
 
 
