@@ -90,7 +90,7 @@ def test_another_worker_goes_on_with_an_unfinished_window() -> None:
     assert (row.loss, row.metrics["accuracy"], row.grad_norm, row.seconds) == (3.0, 0.5, 4.0, 1.5)
 
 
-def test_an_empty_window_travels_too_and_takes_the_place_of_what_was_there() -> None:
+def test_an_empty_window_is_handed_on_too_and_takes_the_place_of_what_was_there() -> None:
     window = MetricWindow(3, global_batch_size=8)
     add(window, 1)
     window.take(json.loads(json.dumps(MetricWindow(3, global_batch_size=8).to_json())))
