@@ -7,7 +7,7 @@ import pytest
 
 from launcher.core.types import Step
 from launcher.record.rows import MetricsRow
-from launcher.tracking.metrics import MetricWindow, goodput, throughput, trained_seconds
+from launcher.tracking.metrics import MetricWindow, goodput, throughput
 
 pytestmark = pytest.mark.unit
 
@@ -75,7 +75,6 @@ def test_goodput_and_throughput() -> None:
     assert goodput(0, 0) is None
     assert throughput(64, 0.5) == 128
     assert throughput(64, 0) is None
-    assert trained_seconds([{"seconds": 1.5}, {"step": 3}, {"seconds": 2}]) == 3.5
 
 
 def test_another_worker_goes_on_with_an_unfinished_window() -> None:
