@@ -8,13 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from launcher.checkpoint.chunks import read_chunk
+from msgspec import Struct
+
 from launcher.checkpoint.manifest import CheckpointManifest
+from launcher.checkpoint.trash import named_blobs, named_manifests, read_trash
 from launcher.core.errors import CheckpointAbandoned, CheckpointCorrupt, StoreDamaged
 from launcher.core.types import Step, Term
 from launcher.record.lineage import LineageEntry, in_lineage
+from launcher.record.parsing import parsed
 from launcher.record.run_store import RunStore, padded
 
 _NAME = re.compile(r"(\d{12})-(\d{12})\.json")
@@ -31,25 +33,18 @@ class CheckpointInfo:
         return manifest_key(self.step, self.term)
 
 
-@dataclass(frozen=True)
-class NewestWhole:
-    info: CheckpointInfo | None
-    manifest: CheckpointManifest | None
-    skipped: tuple[CheckpointCorrupt, ...]
-    """Why newer ones were passed over; to be said, never kept silent."""
+class _Digest(Struct):
+    digest: str
 
 
-@dataclass(frozen=True)
-class Trash:
-    """What the entries under trash/ name together."""
+class _Chunks(Struct):
+    """What every version of a manifest has."""
 
-    manifests: frozenset[str]
-    """Keys of manifests, relative to the run."""
-    blobs: frozenset[str]
-    """Digests."""
+    chunks: tuple[_Digest, ...]
 
 
 def manifest_key(step: int, term: int) -> str:
+    """The key of a manifest, relative to the run."""
     return f"checkpoints/{padded(step)}-{padded(term)}.json"
 
 
@@ -61,39 +56,19 @@ def all_checkpoints(run: RunStore) -> list[CheckpointInfo]:
 
 
 def list_checkpoints(run: RunStore, chain: Sequence[LineageEntry]) -> list[CheckpointInfo]:
-    """The run's checkpoints, newest first: those of the lineage (core.run_store.lineage) that the trash does not name.
+    """The run's checkpoints, newest first: those of the lineage that the trash does not name.
 
     One that a base of the lineage names counts although it is in the trash: a controller about to be fenced put it there
     while its successor took it as its base, and it is not going to be deleted.
     """
     # The trash is read first: an entry leaves it only after its manifests are gone, so none can slip between the two lists.
-    trash = read_trash(run)
+    doomed = named_manifests(read_trash(run))
     ours = [info for info in all_checkpoints(run) if in_lineage(chain, info.term, info.step)]
     return [
         info
         for info in ours
-        if info.key not in trash.manifests or any(entry.checkpoint_step == info.step and info.term < entry.term for entry in chain)
+        if info.key not in doomed or any(entry.checkpoint_step == info.step and info.term < entry.term for entry in chain)
     ]
-
-
-def newest(run: RunStore, chain: Sequence[LineageEntry]) -> CheckpointInfo | None:
-    """The newest checkpoint by its step; whether it is whole is not looked at."""
-    return next(iter(list_checkpoints(run, chain)), None)
-
-
-def newest_whole(run: RunStore, chain: Sequence[LineageEntry]) -> NewestWhole:
-    """The newest checkpoint whose manifest and chunks are all there and undamaged. Reads every byte of it."""
-    skipped: list[CheckpointCorrupt] = []
-    for info in list_checkpoints(run, chain):
-        try:
-            manifest = read_manifest(run, info)
-            for chunk in manifest.chunks:
-                read_chunk(run, chunk, info.key)
-        except CheckpointCorrupt as error:
-            skipped.append(error)
-            continue
-        return NewestWhole(info, manifest, tuple(skipped))
-    return NewestWhole(None, None, tuple(skipped))
 
 
 def read_manifest(run: RunStore, info: CheckpointInfo) -> CheckpointManifest:
@@ -125,24 +100,10 @@ def read_manifest(run: RunStore, info: CheckpointInfo) -> CheckpointManifest:
 def named_digests(run: RunStore, info: CheckpointInfo) -> frozenset[str]:
     """The chunks that a manifest names, read leniently: also of another version. None of them when nothing can be read."""
     try:
-        document: Any = run.read(info.key)
-        return frozenset(str(chunk["digest"]) for chunk in document["chunks"])
-    except (StoreDamaged, KeyError, TypeError):
+        manifest = parsed(run.read(info.key), _Chunks, where=f"{run.uri}/{info.key}")
+    except StoreDamaged:
         return frozenset()
-
-
-def reusable_chunks(run: RunStore, chain: Sequence[LineageEntry]) -> frozenset[str]:
-    """Digests that need not be stored again: a checkpoint of the lineage names them and the trash does not."""
-    named = [named_digests(run, info) for info in list_checkpoints(run, chain)]
-    return frozenset().union(*named) - read_trash(run).blobs
-
-
-def read_trash(run: RunStore) -> Trash:
-    entries: list[Any] = [document for name in run.names("trash") if (document := run.read(f"trash/{name}"))]
-    return Trash(
-        manifests=frozenset(key for entry in entries for key in entry["manifests"]),
-        blobs=frozenset(digest for entry in entries for digest in entry["blobs"]),
-    )
+    return frozenset(chunk.digest for chunk in manifest.chunks)
 
 
 def pinned(run: RunStore) -> frozenset[str]:
@@ -157,7 +118,7 @@ def commit_manifest(run: RunStore, manifest: CheckpointManifest) -> bool:
     another checkpoint has the key; then it is saved again at a later step.
     """
     key = manifest_key(manifest.step, manifest.term)
-    doomed = read_trash(run).blobs.intersection(chunk.digest for chunk in manifest.chunks)
+    doomed = named_blobs(read_trash(run)).intersection(chunk.digest for chunk in manifest.chunks)
     if doomed:
         raise CheckpointAbandoned(
             "a chunk of a new checkpoint is about to be deleted",

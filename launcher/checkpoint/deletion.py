@@ -1,9 +1,9 @@
 """Two-phase deletion of checkpoints: name them in the trash, wait, look again, delete.
 
-The wait of two lease times is for whoever took office or began to read before the names were in the trash. A controller
-that took office since then ends the deletion: the next one finds the entry, waits by its own clock and goes on. Manifests
-go first and the entry last, so that after a kill at any point no manifest names a chunk that is gone, and nothing that was
-named is forgotten.
+The wait of two lease times is for controllers that began a term, and for readers that began to read, before the names were
+in the trash. A controller that began its term since then ends the deletion: the next one finds the entry, waits by its own
+clock and goes on. Manifests go first and the entry last, so that after a kill at any point no manifest names a chunk that
+is gone, and nothing that was named is forgotten.
 
 Where the guarantee stops: a process that is frozen between its last look at the terms and a request to delete may, when it
 wakes, delete a chunk that was stored again in the meantime. Loading then finds it missing and falls back.
@@ -13,38 +13,17 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Any
 
-from launcher.checkpoint.catalog import (
-    CheckpointInfo,
-    all_checkpoints,
-    list_checkpoints,
-    named_digests,
-    pinned,
-    read_trash,
-)
+from launcher.checkpoint.catalog import CheckpointInfo, all_checkpoints, list_checkpoints, named_digests, pinned
 from launcher.checkpoint.chunks import blob_key
 from launcher.checkpoint.retention import expired, protected
+from launcher.checkpoint.trash import TrashEntry, named_blobs, named_manifests, put_in_trash, read_trash
 from launcher.core.clock import Clock
 from launcher.core.types import Term
 from launcher.record.lineage import lineage
 from launcher.record.run_store import LEASE_S, RunStore, padded
 
 WAIT_S = 2 * LEASE_S
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrashEntry:
-    id: str
-    manifests: tuple[str, ...]
-    """Keys, relative to the run."""
-    blobs: tuple[str, ...]
-    """Digests that, when the entry was written, no other checkpoint named."""
-
-    @property
-    def key(self) -> str:
-        return f"trash/{self.id}.json"
 
 
 class Deletion:
@@ -72,8 +51,9 @@ class Deletion:
             return None
         _, bases = self._run.terms()
         trash = read_trash(self._run)
+        named, doomed = named_manifests(trash), named_blobs(trash)
         belonging = list_checkpoints(self._run, lineage(bases))
-        everything = [info for info in all_checkpoints(self._run) if info in belonging or info.key not in trash.manifests]
+        everything = [info for info in all_checkpoints(self._run) if info in belonging or info.key not in named]
         going = expired(
             everything,
             belonging,
@@ -84,7 +64,7 @@ class Deletion:
         )
         kept = self._digests(set(everything) - set(going))
         dropped = self._digests(going)
-        unnamed = frozenset(self._run.names("blobs")) - kept - dropped - trash.blobs
+        unnamed = frozenset(self._run.names("blobs")) - kept - dropped - doomed
         now = self._clock.monotonic()
         self._unnamed = {digest: self._unnamed.get(digest, now) for digest in unnamed}
         abandoned = {digest for digest, since in self._unnamed.items() if now - since >= WAIT_S}
@@ -96,7 +76,7 @@ class Deletion:
             manifests=tuple(info.key for info in going),
             blobs=tuple(sorted(blobs)),
         )
-        self._run.claim(entry.key, {"term": self._term, "manifests": list(entry.manifests), "blobs": list(entry.blobs)})
+        put_in_trash(self._run, self._term, entry)
         self._first_seen[entry.id] = self._clock.monotonic()
         return entry
 
@@ -106,7 +86,7 @@ class Deletion:
         What a base, a pin or a remaining manifest names by now, or is in flight, stays and leaves the trash.
         """
         due: list[TrashEntry] = []
-        for entry in self._entries():
+        for entry in read_trash(self._run):
             first_seen = self._first_seen.setdefault(entry.id, self._clock.monotonic())
             if self._clock.monotonic() - first_seen >= WAIT_S:
                 due.append(entry)
@@ -122,10 +102,10 @@ class Deletion:
             return False
         _, bases = self._run.terms()
         present = set(all_checkpoints(self._run))
-        manifests = {key for entry in due for key in entry.manifests}
+        manifests = named_manifests(due)
         named = {info for info in present if info.key in manifests}
         going = named - protected(named, bases=bases, pins=pinned(self._run))
-        blobs = {digest for entry in due for digest in entry.blobs} - self._digests(present - going) - in_flight
+        blobs = named_blobs(due) - self._digests(present - going) - in_flight
         keys = [
             *sorted(info.key for info in going),
             *sorted(blob_key(digest) for digest in blobs),
@@ -144,13 +124,3 @@ class Deletion:
 
     def _digests(self, checkpoints: Collection[CheckpointInfo]) -> frozenset[str]:
         return frozenset().union(*(named_digests(self._run, info) for info in checkpoints))
-
-    def _entries(self) -> list[TrashEntry]:
-        found: list[TrashEntry] = []
-        for name in self._run.names("trash"):
-            document: Any = self._run.read(f"trash/{name}")
-            if document is not None:
-                found.append(
-                    TrashEntry(id=name.removesuffix(".json"), manifests=tuple(document["manifests"]), blobs=tuple(document["blobs"]))
-                )
-        return found

@@ -7,8 +7,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 
 from launcher.checkpoint.catalog import manifest_key
+from launcher.checkpoint.chunk_plan import ELEMENT_BYTES, parse_piece_key
 from launcher.checkpoint.chunks import read_chunk
-from launcher.checkpoint.manifest import ELEMENT_BYTES, CheckpointManifest, ChunkRef, parse_piece_key
+from launcher.checkpoint.manifest import CheckpointManifest, ChunkRef
 from launcher.core.errors import CheckpointCorrupt
 from launcher.core.types import JsonObject
 from launcher.record.run_store import RunStore

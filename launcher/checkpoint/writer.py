@@ -8,18 +8,9 @@ from dataclasses import dataclass
 import torch
 from safetensors.torch import save
 
+from launcher.checkpoint.chunk_plan import MAX_CHUNK_BYTES, Piece, TensorMeta, element_bytes, piece_key, plan_chunks, share
 from launcher.checkpoint.chunks import blob_key, digest_of
-from launcher.checkpoint.manifest import (
-    MAX_CHUNK_BYTES,
-    CheckpointPart,
-    ChunkRef,
-    Piece,
-    TensorMeta,
-    element_bytes,
-    piece_key,
-    plan_chunks,
-    share,
-)
+from launcher.checkpoint.manifest import CheckpointPart, ChunkRef
 from launcher.core.errors import UserCodeError
 from launcher.core.types import Generation, JsonObject, Rank, Step, WorldSize
 from launcher.record.run_store import RunStore
@@ -78,8 +69,8 @@ class PartWriter:
             state=state if first else None,
         )
 
-    def upload(self, staged: Staged, *, reusable: frozenset[str] = frozenset()) -> CheckpointPart:
-        """Put the chunks under their digests, but for those in `reusable` (catalog.reusable_chunks), and say what was stored.
+    def upload(self, staged: Staged) -> CheckpointPart:
+        """Put the chunks under their digests, and say what was stored.
 
         Nothing is visible before a manifest names the chunks. The same chunk may be put again: same key, same bytes.
         Raises StoreUnavailable.
@@ -87,8 +78,7 @@ class PartWriter:
         chunks = []
         for index, data in staged.chunks:
             chunk = ChunkRef(index, digest_of(data), len(data))
-            if chunk.digest not in reusable:
-                self._run.store.put(self._run.key(blob_key(chunk.digest)), data)
+            self._run.store.put(self._run.key(blob_key(chunk.digest)), data)
             chunks.append(chunk)
         return CheckpointPart(
             step=staged.step,

@@ -9,9 +9,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from launcher.cli import HYDRA_VERBS
+
+if TYPE_CHECKING:
+    from launcher.core.errors import LauncherError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,16 +52,16 @@ def _click_verb(arguments: list[str]) -> int:
     from launcher.cli.verbs import launch
 
     try:
-        result: Any = launch.main(arguments, prog_name="launch", standalone_mode=False)
+        result: object = launch.main(arguments, prog_name="launch", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return _code("USAGE")
     except click.Abort:
         return _code("INTERRUPTED")
-    return int(result or 0)
+    return result if isinstance(result, int) else 0
 
 
-def _launcher_error() -> Any:
+def _launcher_error() -> type[LauncherError]:
     """The class to catch; looked up only when something was raised."""
     from launcher.core.errors import LauncherError
 
@@ -71,7 +74,7 @@ def _code(name: str) -> int:
     return int(ExitCode[name])
 
 
-def _print_error(error: Any) -> None:
+def _print_error(error: LauncherError) -> None:
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         import traceback
 

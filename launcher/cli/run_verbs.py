@@ -13,7 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -30,13 +30,16 @@ from launcher.record.events import encode
 from launcher.record.rows import encode_line
 from launcher.record.status import JobState, RunStatus, exit_code_of
 
+if TYPE_CHECKING:
+    from launcher.cli.watch import Output
+
 _AGES = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def _options(function: Callable[..., int | None]) -> Callable[..., None]:
     """--runs and -o, which every verb has; the body says how the command ends by returning an exit code or None."""
 
-    def run(context: click.Context, /, runs: str | None, **given: Any) -> None:
+    def run(context: click.Context, /, runs: str | None, **given: object) -> None:
         code = function(runs=runs or jobs.default_runs(), **given)
         if code:
             context.exit(int(code))
@@ -104,7 +107,7 @@ def events(run: str, follow: bool, runs: str, output: str) -> None:
 def resize(run: str, size: str | None, no_wait: bool, runs: str, output: str) -> int:
     """Change how many workers RUN has: SIZE 3 within its bounds, SIZE 2..6 the bounds, with 6 wanted.
 
-    It waits until the run has that size, or says what it waits for; ending the wait leaves the wish in place.
+    It waits until the run has that size, or says what it waits for; ending the wait leaves the request in place.
     """
     ref = jobs.find(run, runs)
     if size is None:
@@ -151,13 +154,12 @@ def stop(run: str, no_wait: bool, runs: str, output: str) -> None:
 @click.argument("overrides", nargs=-1)
 @click.option("-d", "--detach", is_flag=True, help="Return as soon as it is started.")
 @_options
-def resume(run: str, overrides: tuple[str, ...], detach: bool, runs: str, output: str) -> int:
+def resume(run: str, overrides: tuple[str, ...], detach: bool, runs: str, output: Output) -> int:
     """Go on with RUN at its newest whole checkpoint; OVERRIDES such as trainer.epochs=20 lengthen it."""
     from launcher.cli import watch
 
     ref = jobs.resume(jobs.find(run, runs), overrides)
-    kind: Any = output
-    return watch.submitted(ref, output=kind) if detach else watch.follow(ref, output=kind, fresh=False)
+    return watch.submitted(ref, output=output) if detach else watch.follow(ref, output=output, fresh=False)
 
 
 @click.command()
@@ -187,20 +189,6 @@ def parse_since(text: str, now: datetime) -> datetime:
     except ValueError:
         raise click.BadParameter(f"{text!r} is neither an age such as 30s, 10m, 2h or 1d nor an ISO time", param_hint="--since") from None
     return moment.astimezone(UTC)
-
-
-def run_names(incomplete: str, runs: str) -> list[str]:
-    """Names of runs that begin so, for completion; none where the place cannot be read."""
-    from launcher.core.errors import LauncherError
-    from launcher.core.store import open_store
-    from launcher.jobs.refs import NAMES
-
-    try:
-        keys = [item.key for item in open_store(runs).list(NAMES)]
-    except LauncherError:
-        return []
-    names = [key.removeprefix(f"{NAMES}/").removesuffix(".json") for key in keys]
-    return [name for name in names if name.startswith(incomplete)]
 
 
 def _wait_for_size(ref: RunRef, request: SizeRequest, output: str) -> int:

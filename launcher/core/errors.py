@@ -9,13 +9,13 @@ LauncherError
 ├── InfrastructureError         mend the machine or wait, then try again
 │   ├── BackendUnavailable      Ray, or the cluster, is not there or does not fit
 │   ├── CapacityError           not enough GPUs or memory
-│   └── StoreUnavailable        the run store cannot be read or written
+│   ├── StoreUnavailable        the run store cannot be read or written
+│   └── StoreDamaged            an object in the run store is not what was written there: restore it
 └── JobFailed                   look into the job: its code, data or state
     ├── UserCodeError           correct the model, data or task code (the traceback is the user's)
     ├── TrainingDiverged        the loss is not a number: change the optimisation, resume from the last good checkpoint
     ├── CheckpointCorrupt       resume from an older checkpoint
-    ├── CheckpointAbandoned     nothing: it was not committed, and is saved again at the next step
-    └── WorkerLost              resume
+    └── CheckpointAbandoned     nothing: it was not committed, and is saved again at the next step
 """
 
 from __future__ import annotations
@@ -111,10 +111,6 @@ class CheckpointCorrupt(JobFailed):
 
 
 class CheckpointAbandoned(JobFailed):
-    pass
-
-
-class WorkerLost(JobFailed):
     pass
 
 

@@ -9,7 +9,8 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from msgspec import convert
 
 from launcher.core.types import JsonObject
 
@@ -26,11 +27,13 @@ class ProcessRef:
         return document
 
     @classmethod
-    def from_json(cls, document: Any) -> ProcessRef:
-        return cls(document["pid"], document["started"], document["boot"])
+    def from_json(cls, document: object) -> ProcessRef:
+        """Raises msgspec.ValidationError where it is not what `to_json` gave."""
+        return convert(document, cls)
 
     @classmethod
     def of(cls, pid: int) -> ProcessRef:
+        """The process that has this pid now; one that is not alive where there is none."""
         return cls(pid, _start_time(pid) or "", _boot_id())
 
     def alive(self) -> bool:

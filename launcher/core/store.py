@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from launcher.core.errors import ConfigError, StoreUnavailable
 
 if TYPE_CHECKING:
-    from obstore.store import LocalStore, S3Store
+    from datetime import timedelta
+
+    from obstore.store import ObjectStore as AnyStore
 
 SCHEMES = ("s3", "gs", "az", "file")
 
@@ -32,6 +34,8 @@ class ObjectInfo:
 
 
 class ObjectStore(Protocol):
+    """Every verb raises StoreUnavailable where the place cannot be used now."""
+
     uri: str
 
     def get(self, key: str) -> bytes:
@@ -56,6 +60,7 @@ class ObjectStore(Protocol):
 
 
 def is_local(uri: str) -> bool:
+    """Whether a store URI names a folder of this machine."""
     return "://" not in uri or uri.startswith("file://")
 
 
@@ -111,7 +116,7 @@ def _open_local(folder: Path, *, create: bool) -> ObjectStore:
     return ObstoreStore(str(folder), LocalStore(folder))
 
 
-def _seconds(number: float) -> Any:
+def _seconds(number: float) -> timedelta:
     from datetime import timedelta
 
     return timedelta(seconds=number)
@@ -142,7 +147,7 @@ class EmptyStore:
 class ObstoreStore:
     """Any store that obstore speaks to."""
 
-    def __init__(self, uri: str, store: LocalStore | S3Store | Any) -> None:
+    def __init__(self, uri: str, store: AnyStore) -> None:
         self.uri = uri
         self._store = store
 

@@ -1,10 +1,9 @@
-"""Going on with an ended run: what may change, and the race for being the one who resumes."""
+"""Going on with an ended run: what may change, and the race between several that resume it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from launcher.config.parse import TARGET
 from launcher.config.schema import JobConfig
@@ -19,7 +18,8 @@ from launcher.jobs.submitting import refuse_versions
 from launcher.jobspec.job import JobSpec
 from launcher.jobspec.versions import installed_versions
 from launcher.record.desired import Desired, WorkerBounds
-from launcher.record.run_store import RunStore, encode
+from launcher.record.encoding import encode
+from launcher.record.run_store import RunStore
 from launcher.record.status import JobState, RunStatus
 
 FROZEN = (
@@ -194,8 +194,8 @@ def _running(ref: RunRef, status: RunStatus, how: str = "") -> RunStateError:
     )
 
 
-def _value(config: JobConfig, key: str) -> Any:
-    value: Any = config
+def _value(config: JobConfig, key: str) -> object:
+    value: object = config
     for part in key.split("."):
         value = getattr(value, part)
     return value
@@ -206,5 +206,5 @@ def _written(key: str) -> str:
     return key.replace(".target", f".{TARGET}")
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return str(getattr(value, "target", value))

@@ -19,8 +19,8 @@ from platform import python_version
 from launcher.core.clock import Clock, timestamp
 from launcher.core.errors import ConfigError, StoreDamaged
 from launcher.core.store import KeyMissing, ObjectStore
+from launcher.record.encoding import encode
 from launcher.record.parsing import parsed
-from launcher.record.run_store import encode
 
 IMAGES = "images"
 """The folder of the records, beside the runs."""

@@ -1,4 +1,4 @@
-"""`python -m launcher.runtime.supervisor`: the first process of a job. It keeps a controller alive until one has written the final state.
+"""Keeps a controller alive until one has written the final state. Runs in the first process of a job, `python -m launcher.runtime.supervisor`.
 
 It imports nothing heavy, so that it is there at once and stays small. What it does not know of its arguments goes to the controller.
 """

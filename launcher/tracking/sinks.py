@@ -1,4 +1,4 @@
-"""Where metrics go beside the run store: a Tracker. None of them may hurt the job, whatever happens to it.
+"""Where metrics go beside the run store: a Tracker. A failure of one costs the job nothing.
 
 `WandbProcess` is the job's side of W&B, which runs in a process of its own (launcher/tracking/wandb_sink.py), because
 a library that starts services, threads and connections can hang or die in ways that no try/except in the job would catch.
@@ -7,7 +7,6 @@ a library that starts services, threads and connections can hang or die in ways 
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import queue
@@ -20,10 +19,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
+from msgspec import UNSET, DecodeError, UnsetType
+
 from launcher.config.parse import dump_config
 from launcher.core.clock import Clock, SystemClock
-from launcher.core.types import JsonObject
 from launcher.jobspec.job import JobSpec
+from launcher.record.events import Tracking
+from launcher.tracking.wandb_messages import Finish, Metrics, Start, read_answer, to_line
 
 QUEUE_ROWS = 2000
 SLOW_START_S = 90.0
@@ -33,18 +35,20 @@ FINISH_TIMEOUT_S = 15.0
 class Tracker(Protocol):
     """Calls return at once, raise nothing and may come from one thread only; only `finish` waits, and not for ever."""
 
-    def start(self) -> None: ...
+    def start(self) -> None:
+        """Begin, where it has not begun yet."""
+        ...
 
     def metrics(self, step: int, values: Mapping[str, object]) -> None:
         """A row of committed steps, or an evaluation. What is not a finite number is left out."""
         ...
 
     def finish(self, exit_code: int) -> None:
-        """Hand over what is left, within a bounded time."""
+        """Pass on what is left, within a bounded time."""
         ...
 
-    def reports(self) -> list[JsonObject]:
-        """What happened since the last call, as facts for the run's events: {"kind": "tracking", "message", ...}."""
+    def reports(self) -> list[Tracking]:
+        """What happened since the last call, as events of the run."""
         ...
 
 
@@ -55,7 +59,7 @@ class NoTracker:
 
     def finish(self, exit_code: int) -> None: ...
 
-    def reports(self) -> list[JsonObject]:
+    def reports(self) -> list[Tracking]:
         return []
 
 
@@ -65,15 +69,15 @@ def open_tracker(spec: JobSpec, folder: Path) -> Tracker:
     if tracking.name == "none":
         return NoTracker()
     return WandbProcess(
-        {
-            "run_id": spec.run_id,
-            "name": spec.name,
-            "project": tracking.project,
-            "entity": tracking.entity,
-            "mode": tracking.mode,
-            "folder": str(folder),
-            "config": dump_config(spec.config),
-        }
+        Start(
+            run_id=spec.run_id,
+            name=spec.name,
+            project=tracking.project,
+            entity=tracking.entity,
+            mode=tracking.mode,
+            folder=str(folder),
+            config={**dump_config(spec.config)},
+        )
     )
 
 
@@ -85,20 +89,20 @@ class WandbProcess:
 
     def __init__(
         self,
-        run: JsonObject,
+        run: Start,
         *,
         command: Sequence[str] = (sys.executable, "-m", "launcher.tracking.wandb_sink"),
         queue_rows: int = QUEUE_ROWS,
         finish_timeout_s: float = FINISH_TIMEOUT_S,
         clock: Clock | None = None,
     ) -> None:
-        """`run`: what the process's `start` message carries (launcher/tracking/wandb_sink.py)."""
+        """`run`: the first message to the process. `queue_rows`: how many messages may wait for it."""
         self._run = run
         self._command = command
         self._finish_timeout_s = finish_timeout_s
         self._clock: Clock = clock or SystemClock()
-        self._messages: queue.Queue[dict[str, object]] = queue.Queue(queue_rows)
-        self._reports: queue.SimpleQueue[JsonObject] = queue.SimpleQueue()
+        self._messages: queue.Queue[Metrics | Finish] = queue.Queue(queue_rows)
+        self._reports: queue.SimpleQueue[Tracking] = queue.SimpleQueue()
         self._answered = threading.Event()
         self._ended = threading.Event()
         self._process: subprocess.Popen[str] | None = None
@@ -113,15 +117,14 @@ class WandbProcess:
 
     def metrics(self, step: int, values: Mapping[str, object]) -> None:
         self.start()
-        numbers = {name: value for name, value in values.items() if _finite(value)}
-        if self._ended.is_set() or not self._offer({"kind": "metrics", "step": step, "values": numbers}):
+        if self._ended.is_set() or not self._offer(Metrics(step=step, values=_finite(values))):
             self._dropped += 1
 
     def finish(self, exit_code: int) -> None:
         if self._started_at is None or self._finishing:
             return
         self._finishing = True
-        while not self._ended.is_set() and not self._offer({"kind": "finish", "exit_code": exit_code}):
+        while not self._ended.is_set() and not self._offer(Finish(exit_code=exit_code)):
             self._drop_oldest()
         if not self._ended.wait(self._finish_timeout_s):
             self._ended.set()
@@ -132,18 +135,18 @@ class WandbProcess:
         if self._dropped:
             self._report("dropped", f"{self._dropped} rows of metrics did not reach W&B; the run store has them all", rows=self._dropped)
 
-    def reports(self) -> list[JsonObject]:
+    def reports(self) -> list[Tracking]:
         if self._started_at is not None and not self._answered.is_set() and not self._ended.is_set():
             waited = self._clock.monotonic() - self._started_at
             if waited > SLOW_START_S:
                 self._answered.set()
                 self._report("slow", f"W&B has not started after {waited:.0f} s; the job goes on without waiting for it")
-        found: list[JsonObject] = []
+        found: list[Tracking] = []
         while not self._reports.empty():
             found.append(self._reports.get())
         return found
 
-    def _offer(self, message: dict[str, object]) -> bool:
+    def _offer(self, message: Metrics | Finish) -> bool:
         try:
             self._messages.put_nowait(message)
         except queue.Full:
@@ -152,13 +155,13 @@ class WandbProcess:
 
     def _drop_oldest(self) -> None:
         with contextlib.suppress(queue.Empty):
-            self._dropped += self._messages.get_nowait()["kind"] == "metrics"
+            self._dropped += isinstance(self._messages.get_nowait(), Metrics)
 
-    def _report(self, state: str, message: str, **facts: str | int | None) -> None:
-        self._reports.put({"kind": "tracking", "tracker": "wandb", "state": state, "message": message, **facts})
+    def _report(self, state: str, message: str, *, rows: int | UnsetType = UNSET) -> None:
+        self._reports.put(Tracking(tracker="wandb", state=state, message=message, rows=rows))
 
     def _where(self) -> str:
-        return f"what it holds is in {self._run['folder']}"
+        return f"what it holds is in {self._run.folder}"
 
     def _serve(self) -> None:
         """Start the process and listen to it until it ends. In a thread: on a loaded machine even the start can take long."""
@@ -184,16 +187,16 @@ class WandbProcess:
 
     def _feed(self, pipe: IO[str]) -> None:
         try:
-            pipe.write(json.dumps({"kind": "start", **self._run}) + "\n")
+            pipe.write(to_line(self._run))
             pipe.flush()
             while not self._ended.is_set():
                 try:
                     message = self._messages.get(timeout=0.5)
                 except queue.Empty:
                     continue
-                pipe.write(json.dumps(message) + "\n")
+                pipe.write(to_line(message))
                 pipe.flush()
-                if message["kind"] == "finish":
+                if isinstance(message, Finish):
                     break
             pipe.close()
         except (OSError, ValueError):
@@ -205,13 +208,14 @@ class WandbProcess:
         ended = False
         for line in process.stdout:
             try:
-                said = json.loads(line)
-            except ValueError:
+                said = read_answer(line)
+            except DecodeError:
                 continue
-            ended = ended or said["state"] in ("finished", "failed")
-            if said["state"] != "finished":
+            ended = ended or said.state in ("finished", "failed")
+            if said.state != "finished":
                 self._answered.set()
-                self._reports.put({"kind": "tracking", "tracker": "wandb", **said})
+                report = Tracking(tracker="wandb", state=said.state, message=said.message, mode=said.mode, folder=said.folder, url=said.url)
+                self._reports.put(report)
         return ended
 
     def _kill(self) -> None:
@@ -220,8 +224,12 @@ class WandbProcess:
                 os.killpg(self._process.pid, signal.SIGKILL)
 
 
-def _finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _finite(values: Mapping[str, object]) -> dict[str, int | float]:
+    return {
+        name: value
+        for name, value in values.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    }
 
 
 def _end(code: int) -> str:

@@ -1,63 +1,59 @@
 """W&B's own process: `python -m launcher.tracking.wandb_sink`. The only module that imports wandb.
 
-Reads JSON lines on standard input:
-    {"kind": "start", "run_id", "name", "project", "entity", "mode", "folder", "config"}
-    {"kind": "metrics", "step", "values": {name: number}}
-    {"kind": "finish", "exit_code"}
-and answers with JSON lines on standard output: {"state": "started" | "failed" | "finished", "message", ...}.
-Input that ends without `finish` means that the job's controller died: the run is closed as crashed, and a later
-`start` with the same run_id continues it.
+Reads messages (launcher/tracking/wandb_messages.py) on standard input and answers on standard output. Input that ends
+without `finish` means that the job's controller died: the run is closed as crashed, and a later `start` with the same
+run_id continues it.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TextIO
+
+from launcher.tracking.wandb_messages import Answer, Metrics, Start, read_message, to_line
 
 INIT_TIMEOUT_S = 30
 ORPHAN_TIMEOUT_S = 60.0
-"""After its controller's death the process hands over what it has, and then is gone, even if W&B hangs."""
+"""Seconds that the process has, after its controller died, to pass on what it holds; then it ends even if W&B hangs."""
 
 
 def serve(lines: Iterable[str], answers: TextIO) -> None:
     """Follow the job's messages to their end."""
 
-    def answer(**facts: object) -> None:
-        answers.write(json.dumps(facts) + "\n")
+    def answer(said: Answer) -> None:
+        answers.write(to_line(said))
         answers.flush()
 
     run: Any = None
     exit_code = 1
-    for line in lines:
-        message = json.loads(line)
-        if message["kind"] == "start":
+    for message in map(read_message, lines):
+        if isinstance(message, Start):
             run = start(message, answer)
-        elif message["kind"] == "metrics":
-            run.log({**message["values"], "step": message["step"]})
-        elif message["kind"] == "finish":
-            exit_code = message["exit_code"]
+        elif isinstance(message, Metrics):
+            run.log({**message.values, "step": message.step})
+        else:
+            exit_code = message.exit_code
             break
     else:
         _end_after(ORPHAN_TIMEOUT_S)
     if run is not None:
         run.finish(exit_code=exit_code)
-    answer(state="finished")
+    answer(Answer(state="finished"))
 
 
-def start(message: dict[str, Any], answer: Any) -> Any:
+def start(message: Start, answer: Callable[[Answer], None]) -> Any:
     """A W&B run that continues an earlier one of the same id. Offline where W&B cannot be reached, and says so."""
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
-    os.makedirs(message["folder"], exist_ok=True)
+    os.makedirs(message.folder, exist_ok=True)
     run, why = None, ""
-    if message["mode"] != "offline":
+    if message.mode != "offline":
         try:
-            if message["mode"] == "online" or wandb.login(prompt=False):
+            if message.mode == "online" or wandb.login(prompt=False):
                 run = _init(wandb, message, "online")
             else:
                 why = "no key was found (WANDB_API_KEY, or `wandb login`); "
@@ -70,21 +66,21 @@ def start(message: dict[str, Any], answer: Any) -> Any:
     run.define_metric("*", step_metric="step")
     where = os.path.dirname(run.dir)
     if mode == "online":
-        answer(state="started", mode=mode, folder=where, url=run.url, message=f"W&B: {run.url}")
+        answer(Answer(state="started", mode=mode, folder=where, url=run.url, message=f"W&B: {run.url}"))
     else:
-        answer(state="started", mode=mode, folder=where, message=f"W&B: {why}recording offline; `wandb sync {where}` sends it")
+        answer(Answer(state="started", mode=mode, folder=where, message=f"W&B: {why}recording offline; `wandb sync {where}` sends it"))
     return run
 
 
-def _init(wandb: Any, message: dict[str, Any], mode: str) -> Any:
+def _init(wandb: Any, message: Start, mode: str) -> Any:
     settings = wandb.Settings(init_timeout=INIT_TIMEOUT_S, console="off", silent=True, disable_git=True, save_code=False)
     return wandb.init(
-        id=message["run_id"],
-        name=message["name"],
-        project=message["project"],
-        entity=message["entity"],
-        config=message["config"],
-        dir=message["folder"],
+        id=message.run_id,
+        name=message.name,
+        project=message.project,
+        entity=message.entity,
+        config=message.config,
+        dir=message.folder,
         mode=mode,
         resume="allow" if mode == "online" else None,
         allow_val_change=True,
@@ -103,12 +99,13 @@ def _end_after(seconds: float) -> None:
 
 
 def main() -> int:
+    """Serve standard input to its end; the exit code."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what W&B prints must not look like an answer
     try:
         serve(sys.stdin, answers)
     except Exception as error:  # noqa: BLE001  said to the job as one sentence; it is not the job's failure
-        answers.write(json.dumps({"state": "failed", "message": f"W&B failed, the job goes on without it: {_first_line(error)}"}) + "\n")
+        answers.write(to_line(Answer(state="failed", message=f"W&B failed, the job goes on without it: {_first_line(error)}")))
         answers.flush()
         return 1
     return 0

@@ -243,5 +243,3 @@ class ControllerProcess(Process):
     def lost_connection(self, worker: WorkerId) -> None:
         if self.leadership is not None:
             self.handle(Disconnected(worker))
-
-

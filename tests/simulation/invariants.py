@@ -219,9 +219,7 @@ class Checker:
         newest = max(self.line, default=0)
         found = controller.controller._takeover._found
         holds = [
-            name
-            for name, described in found.items()
-            if name not in self.fenced and self.line and (described.state.applied or 0) >= newest
+            name for name, described in found.items() if name not in self.fenced and self.line and (described.state.applied or 0) >= newest
         ]
         if base.adopted_step is None and holds and newest > base.start and not controller.leads:
             self.fail("a committed step stays", f"term {term} starts from {base.start}, {holds} hold {newest}")

@@ -170,4 +170,3 @@ for _verb in (
     *("enter", "holds", "applies", "switched", "ended", "came_out"),
 ):
     setattr(ObservedParticipant, _verb, _counted(_verb))
-

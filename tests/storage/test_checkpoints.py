@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from launcher.checkpoint.catalog import commit_manifest, list_checkpoints, newest_whole, read_manifest, reusable_chunks
+from launcher.checkpoint.catalog import commit_manifest, list_checkpoints, read_manifest
 from launcher.checkpoint.chunks import blob_key
 from launcher.checkpoint.deletion import WAIT_S, Deletion
 from launcher.checkpoint.manifest import CheckpointManifest, ChunkRef, assemble
@@ -19,6 +19,7 @@ from launcher.core.store import open_store
 from launcher.core.types import Generation, JsonObject, Rank, Step, Term, WorldSize
 from launcher.record.lineage import LineageEntry, TermBase, lineage
 from launcher.record.run_store import RunStore
+from tests.unit.checkpoint.parts import newest_whole
 
 pytestmark = pytest.mark.storage
 
@@ -47,12 +48,11 @@ def take_office(run: RunStore, from_term: int | None, checkpoint: int | None) ->
 
 def save(run: RunStore, term: Term, step: int, world_size: int) -> tuple[CheckpointManifest, bool]:
     writer = PartWriter(run, max_chunk_bytes=128 * 1024)
-    reusable = reusable_chunks(run, chain_of(run))
     staged = [
         writer.stage(tensors(step), STATE, step=Step(step), generation=Generation(1), rank=Rank(rank), world_size=WorldSize(world_size))
         for rank in range(world_size)
     ]
-    parts = [writer.upload(share, reusable=reusable) for share in staged]
+    parts = [writer.upload(share) for share in staged]
     manifest = assemble(parts, run_id=run.run_id, term=term, global_batch_size=8, created_at="now")
     return manifest, commit_manifest(run, manifest)
 
@@ -86,9 +86,9 @@ def test_save_resume_fall_back_and_delete(run: RunStore) -> None:
     run.store.put(run.key(blob_key(weight.digest)), b"damaged")
     with pytest.raises(CheckpointCorrupt, match=weight.digest):
         read_checkpoint(run, manifest)
-    found = newest_whole(run, chain)
-    assert found.manifest is not None
-    assert (found.manifest.step, len(found.skipped)) == (2, 1)
+    found, skipped = newest_whole(run)
+    assert found is not None
+    assert (found.step, len(skipped)) == (2, 1)
 
 
 def older(run: RunStore, chain: list[LineageEntry]) -> tuple[ChunkRef, ...]:
@@ -102,6 +102,6 @@ def test_a_checkpoint_moves_from_a_folder_to_another_place_byte_by_byte(run: Run
     copy = RunStore(open_store(str(tmp_path / "copy"), create=True), run.run_id)
     for item in run.store.list(""):
         copy.store.put(item.key, run.store.get(item.key))
-    found = newest_whole(copy, chain_of(copy))
-    assert found.manifest is not None
-    assert torch.equal(read_checkpoint(copy, found.manifest)[0]["weight"], tensors(1)["weight"])
+    found, _ = newest_whole(copy)
+    assert found is not None
+    assert torch.equal(read_checkpoint(copy, read_manifest(copy, found))[0]["weight"], tensors(1)["weight"])

@@ -14,7 +14,8 @@ from launcher.core.types import RunId, Term
 from launcher.jobspec.job import CodeRef, JobSpec
 from launcher.jobspec.versions import installed_versions, read_image
 from launcher.record.desired import Desired
-from launcher.record.run_store import RunStore, encode
+from launcher.record.encoding import encode
+from launcher.record.run_store import RunStore
 from launcher.record.status import JobState
 from launcher.runtime.controller.__main__ import Given, lead
 from tests.support.fakes import job_config

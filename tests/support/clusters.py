@@ -17,11 +17,12 @@ from unittest import mock
 import launcher
 
 HANG_S = 60.0
+"""After so many seconds a wait has failed."""
 
 
 @contextmanager
 def ray_cluster() -> Iterator[Any]:
-    """A ray.cluster_utils.Cluster with its head. Its folder, and Ray's note of the newest cluster, are its own."""
+    """A ray.cluster_utils.Cluster with its head; its folder, in which Ray also notes the address of the newest cluster, is its own."""
     folder = Path(tempfile.mkdtemp(prefix="c", dir="/tmp"))  # short: Ray's sockets lie in it
     (folder / "ray").mkdir()
     token = folder / "token"
@@ -53,7 +54,8 @@ def ray_cluster() -> Iterator[Any]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def wait_until(condition: Callable[[], Any], what: str, *, within_s: float = HANG_S) -> None:
+def wait_until(condition: Callable[[], object], what: str, *, within_s: float = HANG_S) -> None:
+    """Raises AssertionError, with `what`, where the condition does not become true in time."""
     deadline = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}"

@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from launcher.core.clock import ManualClock
+from launcher.tracking import wandb_sink
 from launcher.tracking.sinks import SLOW_START_S, WandbProcess
+from launcher.tracking.wandb_messages import Start, to_line
 from launcher.tracking.wandb_sink import serve
 
 pytestmark = pytest.mark.distributed
@@ -63,17 +65,9 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
     return Fake(tmp_path, monkeypatch)
 
 
-def run_of(folder: Path, **options: Any) -> dict[str, Any]:
-    return {
-        "run_id": "mlp-abc234",
-        "name": "first",
-        "project": "launcher",
-        "entity": None,
-        "mode": "auto",
-        "folder": str(folder / "files"),
-        "config": {"seed": 1},
-        **options,
-    }
+def run_of(folder: Path, mode: str = "auto") -> Start:
+    place = str(folder / "files")
+    return Start(run_id="mlp-abc234", name="first", project="launcher", entity=None, mode=mode, folder=place, config={"seed": 1})
 
 
 def wait_for(condition: Any, seconds: float = 60) -> None:
@@ -98,9 +92,9 @@ def test_offline_without_a_key(fake: Fake) -> None:
     tracker.metrics(20, {"loss": 1.0})
     tracker.finish(3)
     (report,) = tracker.reports()
-    assert (report["kind"], report["state"], report["mode"]) == ("tracking", "started", "offline")
-    assert "no key was found" in str(report["message"])
-    assert str(report["folder"]).endswith("offline-run")
+    assert (report.tracker, report.state, report.mode) == ("wandb", "started", "offline")
+    assert "no key was found" in str(report.message)
+    assert str(report.folder).endswith("offline-run")
     said = fake.said()
     assert said[0][1]["id"] == "mlp-abc234"
     assert said[0][1]["mode"] == "offline"
@@ -115,7 +109,7 @@ def test_online_with_a_key_continues_the_same_run(fake: Fake) -> None:
     tracker.start()
     tracker.finish(0)
     (report,) = tracker.reports()
-    assert (report["mode"], report["url"]) == ("online", "http://host/run")
+    assert (report.mode, report.url) == ("online", "http://host/run")
     assert (fake.said()[0][1]["id"], fake.said()[0][1]["resume"]) == ("mlp-abc234", "allow")
 
 
@@ -124,7 +118,7 @@ def test_a_mode_that_is_set_asks_for_no_key(fake: Fake) -> None:
     tracker = WandbProcess(run_of(fake.folder, mode="offline"), finish_timeout_s=60)
     tracker.start()
     tracker.finish(0)
-    assert [report["state"] for report in tracker.reports()] == ["started"]
+    assert [report.state for report in tracker.reports()] == ["started"]
 
 
 @pytest.mark.parametrize("failing", ["init", "login"])
@@ -143,8 +137,8 @@ def test_offline_where_it_cannot_be_reached(fake: Fake, failing: str) -> None:
     tracker.metrics(10, {"loss": 1.0})
     tracker.finish(0)
     (report,) = tracker.reports()
-    assert (report["state"], report["mode"]) == ("started", "offline")
-    assert "no route to host" in str(report["message"])
+    assert (report.state, report.mode) == ("started", "offline")
+    assert "no route to host" in str(report.message)
     assert ["log", {"loss": 1.0, "step": 10}] in fake.said()
 
 
@@ -165,9 +159,9 @@ def test_a_crash_is_reported_and_rows_are_counted(fake: Fake, behaviour: str, wo
         tracker.metrics(step, {"loss": 1.0})
     tracker.finish(0)
     failed, dropped = tracker.reports()
-    assert failed["state"] == "failed"
-    assert words in str(failed["message"])
-    assert (dropped["state"], dropped["rows"]) == ("dropped", 5)
+    assert failed.state == "failed"
+    assert words in str(failed.message)
+    assert (dropped.state, dropped.rows) == ("dropped", 5)
 
 
 def test_a_hang_costs_the_job_only_the_time_allowed_at_the_end(fake: Fake) -> None:
@@ -180,11 +174,11 @@ def test_a_hang_costs_the_job_only_the_time_allowed_at_the_end(fake: Fake) -> No
     for step in range(200):
         tracker.metrics(step, row)
     clock.advance(SLOW_START_S + 1)
-    assert [report["state"] for report in tracker.reports()] == ["slow"]
+    assert [report.state for report in tracker.reports()] == ["slow"]
     tracker.finish(0)
     failed, dropped = tracker.reports()
-    assert "did not finish" in str(failed["message"])
-    assert dropped["state"] == "dropped"
+    assert "did not finish" in str(failed.message)
+    assert dropped.state == "dropped"
     wait_for(lambda: not is_alive(int(fake.record.read_text())))
 
 
@@ -192,7 +186,7 @@ def test_a_command_that_is_not_there(tmp_path: Path) -> None:
     tracker = WandbProcess(run_of(tmp_path), command=(str(tmp_path / "missing"),))
     tracker.metrics(1, {"loss": 1.0})
     tracker.finish(0)
-    assert [report["state"] for report in tracker.reports()] == ["failed", "dropped"]
+    assert [report.state for report in tracker.reports()] == ["failed", "dropped"]
 
 
 def test_input_that_ends_without_a_word_closes_the_run_as_crashed(fake: Fake) -> None:
@@ -200,8 +194,11 @@ def test_input_that_ends_without_a_word_closes_the_run_as_crashed(fake: Fake) ->
     fake.monkeypatch.syspath_prepend(str(fake.folder))
     fake.monkeypatch.delitem(sys.modules, "wandb", raising=False)
     answers = io.StringIO()
-    serve([json.dumps({"kind": "start", **run_of(fake.folder)})], answers)
+    limits: list[float] = []
+    fake.monkeypatch.setattr(wandb_sink, "_end_after", limits.append)  # it would end the tests' own process
+    serve([to_line(run_of(fake.folder))], answers)
     sys.modules.pop("wandb", None)
+    assert limits == [wandb_sink.ORPHAN_TIMEOUT_S]
     assert fake.said()[-1] == ["finish", 1]
     assert [json.loads(line)["state"] for line in answers.getvalue().splitlines()] == ["started", "finished"]
 
@@ -217,6 +214,6 @@ def test_the_real_one_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         tracker.metrics(step, {"loss": 1.0})
     tracker.finish(0)
     (report,) = tracker.reports()
-    assert (report["state"], report["mode"]) == ("started", "offline")
-    files = list(Path(str(report["folder"])).glob("run-mlp-abc234.wandb"))
+    assert (report.state, report.mode) == ("started", "offline")
+    files = list(Path(str(report.folder)).glob("run-mlp-abc234.wandb"))
     assert [file.stat().st_size > 0 for file in files] == [True]

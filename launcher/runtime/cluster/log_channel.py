@@ -1,7 +1,7 @@
-"""What workers of other nodes print: Ray's log monitor of each node publishes the lines of its processes, also what a dying one said last.
+"""What workers of other nodes print, over the channel of Ray's log monitors. Runs in the controller, on a thread of its own.
 
-Runs in the controller, on a thread of its own. The guarantee ends with the channel: lines that are published while no controller listens,
-or faster than it hears, are in the files of their node alone.
+The log monitor of each node publishes the lines of its processes, also what a dying one said last. The guarantee ends with the channel:
+lines that are published while no controller listens, or faster than it hears, are in the files of their node alone.
 """
 
 from __future__ import annotations

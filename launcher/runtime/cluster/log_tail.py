@@ -1,6 +1,6 @@
-"""What the workers of this node print, from the files that Ray keeps for each process: what a dying one said last is there too.
+"""What the workers of this node print, from the files that Ray keeps for each. Runs in the controller, on a thread of its own.
 
-Runs in the controller, on a thread of its own.
+What a dying process said last is there too.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Which nodes Ray is draining: asked every second, and each new drain, or new deadline, is told once.
-
-Runs in the controller, on a thread of its own.
-"""
+"""Which nodes Ray is draining: each new drain, or new deadline, is told once. Runs in the controller, on a thread of its own."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The bounds of the run's own RayCluster on Kubernetes, and of what guards its pods from a drain: they follow the bounds in force.
+"""The bounds of the run's own RayCluster on Kubernetes follow those in force. Runs in the controller, on a thread of its own.
 
-Runs in the controller, on a thread of its own, with the account of the controller's pod. The RayCluster is patched, never applied again: its `replicas` belong to Ray's autoscaler, and a list of groups that is applied
-replaces all of them. A `test` in the patch sees to it that the group at this place is the one that is meant.
+So do the bounds of what guards the pods from a drain. Both are patched with the account of the controller's pod. The RayCluster is never
+applied again: its `replicas` belong to Ray's autoscaler, and a list of groups that is applied replaces all of them. A `test` in the patch
+sees to it that the group at this place is the one that is meant.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""`python -m launcher.runtime.pod.prestop FOLDER DEADLINE_S`: what a pod does before it is ended: its workers leave in time, and no new one comes.
+"""`python -m launcher.runtime.pod.prestop FOLDER DEADLINE_S`: its workers leave before a pod is ended. Runs in the pod, as its preStop hook.
 
 Kubernetes tells a pod's first process alone that the pod goes, and Ray's own answer to it ends the workers beneath a step. So this runs
-before that: Ray drains the node, which the controller sees and turns into a planned shrink; then it waits until the workers have ended.
+before that: Ray drains the node, so that no new worker comes, and the controller sees it and turns it into a planned shrink; then it waits
+until the workers have ended. `say_here` is for the workers themselves.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -14,7 +14,8 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from launcher.core.process import ProcessRef
 
@@ -27,36 +28,46 @@ PREEMPTION = 2
 """DRAIN_NODE_REASON_PREEMPTION of Ray's autoscaler.proto: also a node at work is drained."""
 
 
+class PodWorker(msgspec.Struct, frozen=True):
+    """A worker of this pod, as its file says it."""
+
+    process: ProcessRef
+    node_id: str
+    """Of Ray's node, in hexadecimal."""
+    gcs_address: str
+    """host:port of the Ray."""
+
+
 def say_here(node_id: str, gcs_address: str) -> None:
-    """Called by a worker: this process is one, on this node of the Ray at host:port."""
+    """Called by a worker: this process is one, on this node of the Ray at host:port. Nothing where the pod has no folder for it."""
     folder = os.environ.get(WORKERS_FOLDER)
     if folder:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        document = {"process": ProcessRef.of(os.getpid()).to_json(), "node_id": node_id, "gcs_address": gcs_address}
+        worker = PodWorker(ProcessRef.of(os.getpid()), node_id, gcs_address)
         partial = Path(folder, f".{os.getpid()}")
-        partial.write_text(json.dumps(document))
+        partial.write_bytes(msgspec.json.encode(worker))
         partial.rename(Path(folder, f"{os.getpid()}.json"))
 
 
 def main(arguments: Sequence[str]) -> int:
     folder, deadline_s = Path(arguments[0]), float(arguments[1])
     until = time.monotonic() + deadline_s
-    workers = _workers(folder)
+    workers = living_workers(folder)
     if not workers:
         return 0
-    described = workers[0]
     try:
-        _drain(described["gcs_address"], described["node_id"], deadline_s)
+        drain(workers[0].gcs_address, workers[0].node_id, deadline_s)
     except Exception as error:  # noqa: BLE001 - Ray's head is away: the workers themselves are told, and tell the next controller
         print(f"the node cannot be drained: {error}", file=sys.stderr)
-        for each in _workers(folder):
-            ProcessRef.from_json(each["process"]).signal(signal.SIGTERM)
-    while _workers(folder) and time.monotonic() < until:
+        for worker in living_workers(folder):
+            worker.process.signal(signal.SIGTERM)
+    while living_workers(folder) and time.monotonic() < until:
         time.sleep(POLL_S)
     return 0
 
 
-def _drain(gcs_address: str, node_id: str, deadline_s: float) -> None:
+def drain(gcs_address: str, node_id: str, deadline_s: float) -> None:
+    """Have Ray drain a node within the deadline. Raises OSError where no head answers, RuntimeError where it refuses."""
     host, _, port = gcs_address.rpartition(":")
     socket.create_connection((host.strip("[]"), int(port)), HEAD_S).close()
     import ray._raylet
@@ -68,9 +79,10 @@ def _drain(gcs_address: str, node_id: str, deadline_s: float) -> None:
         raise RuntimeError(why)
 
 
-def _workers(folder: Path) -> list[Any]:
-    described = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    return [each for each in described if ProcessRef.from_json(each["process"]).alive()]
+def living_workers(folder: Path) -> list[PodWorker]:
+    """Workers of the pod whose process still runs."""
+    described = [msgspec.json.decode(path.read_bytes(), type=PodWorker) for path in sorted(folder.glob("*.json"))]
+    return [worker for worker in described if worker.process.alive()]
 
 
 if __name__ == "__main__":

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from msgspec import convert
-
 from launcher.core.clock import Clock, timestamp
 from launcher.core.store import is_local, local_path
 from launcher.core.types import Generation, Step, Term
@@ -95,8 +93,7 @@ class RunRecorder:
 
     def reports(self) -> list[Tracking]:
         """What the tracker has to say of itself."""
-        reports = self._tracker.reports() if self._tracker is not None else []
-        return [convert({name: fact for name, fact in report.items() if fact is not None}, Tracking) for report in reports]
+        return self._tracker.reports() if self._tracker is not None else []
 
     def finish(self, exit_code: int) -> None:
         if self._tracker is not None:

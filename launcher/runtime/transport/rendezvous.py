@@ -1,6 +1,6 @@
-"""How the ranks of one generation find each other: keys and values that the controller keeps and every rank reaches over its connection.
+"""How the ranks of one generation find each other: keys and values that the controller keeps. Runs in the worker and in the controller.
 
-`RendezvousStore` runs in the worker, `Rendezvous` in the controller. A controller that is lost takes no rank with it: what a rank has set
+`RendezvousStore` is what a rank has, `Rendezvous` is the controller's. A controller that is lost takes no rank with it: what a rank has set
 and what it waits for, it says again to the next controller.
 """
 

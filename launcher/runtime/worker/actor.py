@@ -1,4 +1,4 @@
-"""The Ray actor around a worker: the one place in the worker process that knows Ray."""
+"""The Ray actor around a worker. Runs in the worker, and is the one place there that knows Ray."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""A worker's connection to its controller: whom it reports to, what the next one has to hear, and the end of a worker that nobody leads.
+"""A worker's connection to its controller, whichever it is, and the end of a worker that nobody leads. Runs in the worker.
 
-Runs in the worker: on the connection's two threads, on Ray's where a controller attaches, and on one that watches. Without a controller the
-worker goes on to the next checkpoint and waits there for another one to attach; when nothing has moved for ORPHAN_LIMIT_S, or the
-controller that it lost says that it was evicted, it ends itself.
+Messages come and go on the connection's two threads, a controller attaches on one of Ray's, and one thread watches: without a controller
+the worker goes on to the next checkpoint and waits there for another one; when nothing has moved for ORPHAN_LIMIT_S, or the controller
+that it lost says that it was evicted, it ends itself. What the next controller has to hear is in outbox.py.
 """
 
 from __future__ import annotations

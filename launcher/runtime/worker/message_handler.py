@@ -1,7 +1,6 @@
-"""A worker's side of the protocol between its messages and its deeds: what comes in goes to the Participant, what that wants is done.
+"""What a message to a worker means: to the Participant, and for what the worker does. Pure: runs in the worker, and in the simulation.
 
-Runs in the worker process, and as it is in the simulation. Nothing here waits, has a thread or reads a clock: whoever calls serialises
-all calls, and `Effects` does what takes time.
+Nothing here waits, has a thread or reads a clock: whoever calls serialises all calls, and `Effects` does what takes time.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ class Effects(Protocol):
         ...
 
     def discard(self, generation: Generation) -> None:
-        """Give up the group that is being formed, or was formed and not entered."""
+        """Leave the group that is being formed, or was formed and not entered."""
         ...
 
     def cut(self) -> None:

@@ -1,4 +1,4 @@
-"""A user's extra packages on the machine that works: installed once from the archived file, beside what the image has.
+"""A user's extra packages, installed once from the archived file, beside what the image has. Runs in the worker, before the user's code.
 
 What the image has counts as installed and stays as it is: pip is held to those versions, so that nothing replaces torch or
 Ray beneath a job, and the new packages come last on the path.

@@ -1,4 +1,4 @@
-"""The parts of a worker process, put together, and what is called from outside: attach, describe, a notice that the machine goes.
+"""The parts of a worker put together, and what is called from outside: attach, describe, a notice. Runs in the worker.
 
 controller_connection.py carries messages and the heartbeat, whatever the main thread does; membership.py decides what a message means;
 groups.py connects to the next generation's ranks; worker.py is the main thread.

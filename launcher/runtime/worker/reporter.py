@@ -1,6 +1,6 @@
-"""The Trainer's observer in a worker: steps become records, parts of checkpoints become messages, orders become flags.
+"""The Trainer's observer: steps become records, parts of checkpoints become messages, orders become flags. Runs in the worker.
 
-Runs in the worker, on the main thread; `saved` and `save_failed` also on the one that uploads.
+It is called on the main thread; `saved` and `save_failed` also on the one that uploads.
 """
 
 from __future__ import annotations

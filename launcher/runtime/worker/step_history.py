@@ -1,7 +1,7 @@
-"""What every rank keeps of the steps done until the run store has it: rows of metrics with their steps, and evaluations.
+"""What every rank keeps of the steps done until the run store has it: rows of metrics, and evaluations. Runs in the worker.
 
 All ranks that hold the state keep the same, and it is sent along with the state, so that whoever is left can say it again: the ledger
-has each step once, whatever dies. Runs in the worker; steps come on the main thread, everything else on any.
+has each step once, whatever dies. Steps come on the main thread, everything else on any.
 """
 
 from __future__ import annotations

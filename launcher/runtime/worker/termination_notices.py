@@ -1,4 +1,4 @@
-"""TerminationNotices that a worker's process or machine will go away: SIGTERM, and a file that appears.
+"""Notices that a worker's process or machine will go away: SIGTERM, and a file that appears. Runs in the worker.
 
 SIGTERM becomes a notice instead of the death of the process, so that there is time to leave. The main thread of a Ray
 worker sits in C++ and runs Python's signal handlers only when it comes by; the interpreter's C handler, however, writes

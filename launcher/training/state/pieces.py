@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from launcher.checkpoint.manifest import element_bytes, share
+from launcher.checkpoint.chunk_plan import element_bytes, share
 
 PIECE_BYTES = 8 << 20
 """The most of a tensor in one piece: large enough that messages cost nothing, small enough that digests keep up with the sending."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from launcher.checkpoint.catalog import commit_manifest
-from launcher.checkpoint.chunks import blob_key, digest_of
-from launcher.checkpoint.manifest import CheckpointManifest, CheckpointPart, ChunkRef, TensorMeta, assemble
+from launcher.checkpoint.catalog import CheckpointInfo, commit_manifest, list_checkpoints, read_manifest
+from launcher.checkpoint.chunk_plan import TensorMeta
+from launcher.checkpoint.chunks import blob_key, digest_of, read_chunk
+from launcher.checkpoint.manifest import CheckpointManifest, CheckpointPart, ChunkRef, assemble
+from launcher.core.errors import CheckpointCorrupt
 from launcher.core.store import ObjectStore
 from launcher.core.types import Generation, JsonObject, Rank, RunId, Step, Term, WorldSize
-from launcher.record.lineage import TermBase
+from launcher.record.lineage import TermBase, lineage
 from launcher.record.run_store import RunStore
 
 RUN = RunId("r1")
@@ -19,7 +21,7 @@ def new_run(store: ObjectStore) -> RunStore:
     return RunStore(store, RUN)
 
 
-def take_office(run: RunStore, *, from_term: int | None = None, checkpoint: int | None = None, adopted: int | None = None) -> Term:
+def begin_term(run: RunStore, *, from_term: int | None = None, checkpoint: int | None = None, adopted: int | None = None) -> Term:
     """Claim the next term and create its base."""
     term = run.claim_term("test", "2026-01-01T00:00:00.000Z")
     base = TermBase(
@@ -55,3 +57,17 @@ def save(run: RunStore, step: int, term: int, *contents: bytes) -> bool:
     for data in contents:
         run.store.put(run.key(blob_key(digest_of(data))), data)
     return commit_manifest(run, manifest_of(step, term, *contents))
+
+
+def newest_whole(run: RunStore) -> tuple[CheckpointInfo | None, list[CheckpointCorrupt]]:
+    """The newest checkpoint of the run whose manifest and chunks are all readable, and why newer ones are not."""
+    skipped: list[CheckpointCorrupt] = []
+    for info in list_checkpoints(run, lineage(run.terms()[1])):
+        try:
+            for chunk in read_manifest(run, info).chunks:
+                read_chunk(run, chunk, info.key)
+        except CheckpointCorrupt as error:
+            skipped.append(error)
+            continue
+        return info, skipped
+    return None, skipped
