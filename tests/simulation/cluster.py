@@ -20,6 +20,7 @@ from tests.simulation.controller import ControllerProcess
 from tests.simulation.coverage import Coverage
 from tests.simulation.invariants import Checker, States
 from tests.simulation.loop import Loop
+from tests.simulation.store import SimulatedStore
 from tests.simulation.worker import Worker
 from tests.support.fakes import job_config
 from tests.support.stores import MemoryStore
@@ -49,7 +50,7 @@ class Cluster:
         self.capacity = 7
         self.stop_wanted = False
         self.loss = self.store_failure = self.store_pause = self.connect_failure = 0.0
-        self.store = MemoryStore()
+        self.store = SimulatedStore()
         self.plain_run = RunStore(self.store, RunId("r"))
         self.damaged: set[str] = set()
         """Keys of manifests whose checkpoint is not whole any more."""
