@@ -152,7 +152,7 @@ def assemble(
 def _json_fields(record: CheckpointPart | CheckpointManifest) -> JsonObject:
     """As JSON reads it back: lists, no tuples."""
     document: JsonObject = {item.name: getattr(record, item.name) for item in fields(record)}
-    document["chunks"] = [asdict(chunk) for chunk in record.chunks]
+    document["chunks"] = [{"index": chunk.index, "digest": chunk.digest, "size_bytes": chunk.size_bytes} for chunk in record.chunks]
     document["tensors"] = None if record.tensors is None else [{**asdict(item), "shape": list(item.shape)} for item in record.tensors]
     return document
 

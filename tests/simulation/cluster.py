@@ -9,7 +9,8 @@ from functools import cache
 from typing import Any
 
 from launcher.config.schema import ElasticConfig
-from launcher.core.types import Generation, RunId, WorkerId
+from launcher.core.store import ObjectInfo
+from launcher.core.types import Generation, JsonObject, RunId, WorkerId
 from launcher.jobspec.job import CodeRef, JobSpec
 from launcher.record.desired import Desired, WorkerBounds
 from launcher.record.run_store import RunStore
@@ -33,7 +34,7 @@ BATCH = 60
 def job_spec() -> JobSpec:
     """Its policies are quick: what takes seconds here takes minutes in a real run."""
     config = job_config("/runs", trainer__global_batch_size=BATCH, trainer__micro_batch_size=1, trainer__log_every_steps=1)
-    elastic = ElasticConfig(silence_s=2.5, hang_s=5.0, cooldown_s=0.0, capacity_timeout_s=1e6)
+    elastic = ElasticConfig(silence_s=3.0, hang_s=5.0, cooldown_s=0.0, capacity_timeout_s=1e6)
     config = replace(config, elastic=elastic, checkpoint=replace(config.checkpoint, keep=1000))
     return JobSpec(
         run_id=RunId("r"), name="r", config=config, code=CodeRef(digest=""), versions={}, submitted_at="2026-01-01T00:00:00.000Z"
@@ -41,17 +42,22 @@ def job_spec() -> JobSpec:
 
 
 class Cluster:
-    def __init__(self, loop: Loop, *, target: int, minimum: int, total_steps: int, save_every: int, encoded: bool) -> None:
-        """`encoded`: messages are written and read, as between real processes; else they are passed as they are."""
+    def __init__(self, loop: Loop, *, target: int, minimum: int, total_steps: int, save_every: int, encoded: bool, retaining: bool) -> None:
+        """`encoded`: messages are written and read, as between real processes; else they are passed as they are. `retaining`: what
+        no checkpoint needs is let go.
+        """
         self.loop = loop
         self.spec = job_spec()
         self.target, self.minimum, self.total_steps, self.save_every = target, minimum, total_steps, save_every
-        self.encoded = encoded
+        self.encoded, self.retaining = encoded, retaining
         self.capacity = 7
         self.stop_wanted = False
         self.loss = self.store_failure = self.store_pause = self.connect_failure = 0.0
         self.store = SimulatedStore()
         self.plain_run = RunStore(self.store, RunId("r"))
+        self.names: dict[str, tuple[list[ObjectInfo], list[str]]] = {}
+        self.parsed: dict[bytes, JsonObject] = {}
+        """What controllers have listed and read, for the next time; both are said by the store as often as they are asked for."""
         self.damaged: set[str] = set()
         """Keys of manifests whose checkpoint is not whole any more."""
         self.states = States()

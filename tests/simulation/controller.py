@@ -38,9 +38,12 @@ BEGUN_AT = datetime(2026, 1, 1, tzinfo=UTC)
 class VirtualClock:
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
+        self._now = 0.0, BEGUN_AT
 
     def now(self) -> datetime:
-        return BEGUN_AT + timedelta(seconds=self._loop.now)
+        if self._now[0] != self._loop.now:
+            self._now = self._loop.now, BEGUN_AT + timedelta(seconds=self._loop.now)
+        return self._now[1]
 
     def monotonic(self) -> float:
         return self._loop.now

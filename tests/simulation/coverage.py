@@ -46,20 +46,28 @@ def missing(counts: Mapping[str, int]) -> list[str]:
 
 class Coverage:
     def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
+        self._events: Counter[tuple[str, str, type]] = Counter()
+        self._verbs: Counter[tuple[str, str, str]] = Counter()
+        self._done: Counter[tuple[str, type]] = Counter()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """By what was so before, and what came."""
+        events = {f"controller {phase}{change}: {kind.__name__}": count for (phase, change, kind), count in self._events.items()}
+        verbs = {f"worker {where}{change}: {verb}": count for (where, change, verb), count in self._verbs.items()}
+        return {**events, **verbs, **{f"{who} does: {kind.__name__}": count for (who, kind), count in self._done.items()}}
 
     def event(self, group: Group, event: e.Event) -> None:
         proposal = group.proposal
         change = "" if proposal is None else " preparing" if proposal.committed is None else " committed"
-        self.counts[f"controller {group.phase.value}{change}: {type(event).__name__}"] += 1
+        self._events[group.phase.value, change, type(event)] += 1
 
     def action(self, action: e.Action) -> None:
-        self.counts[f"controller does: {type(action).__name__}"] += 1
+        self._done["controller", type(action)] += 1
 
     def participant(self, verb: str, part: Participant) -> None:
-        where = "inside" if part.inside else "outside"
         change = "" if part.pending is None else " preparing" if part.committed is None else " committed"
-        self.counts[f"worker {where}{change}: {verb}"] += 1
+        self._verbs["inside" if part.inside else "outside", change, verb] += 1
 
     def says(self, action: object) -> None:
-        self.counts[f"worker does: {type(action).__name__}"] += 1
+        self._done["worker", type(action)] += 1

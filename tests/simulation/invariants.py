@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.checkpoint.catalog import manifest_key
 from launcher.checkpoint.manifest import CheckpointPart
+from launcher.core.store import ObjectInfo
 from launcher.core.types import Generation, Step, Term, WorkerId
 from launcher.record.lineage import LineageEntry, TermBase, in_lineage, lineage
 from launcher.record.rows import MetricsRow
@@ -85,6 +86,8 @@ class Checker:
         self._size = 0
         self._segments: dict[str, list[Any]] = {}
         self._manifests: dict[str, int] = {}
+        self._streams: dict[str, tuple[list[ObjectInfo], dict[int, list[str]]]] = {}
+        self._looked_at: tuple[object, ...] = ()
 
     def fail(self, invariant: str, detail: str) -> None:
         raise Violation(invariant, detail)
@@ -241,7 +244,11 @@ class Checker:
         self.look_at_store()
 
     def look_at_store(self) -> None:
-        chain, objects = self.chain, self.cluster.store.objects
+        chain, store = self.chain, self.cluster.store
+        seen = (chain, len(self.reports), *(store.list(f"r/{folder}") for folder in ("checkpoints", "events", "metrics")))
+        if len(seen) == len(self._looked_at) and all(now is before for now, before in zip(seen, self._looked_at, strict=True)):
+            return
+        self._looked_at = seen
         for step, term in self.reports:
             if not in_lineage(chain, term, step) and manifest_key(step, term) not in self.cluster.damaged:
                 self.fail("a reported checkpoint stays", f"step {step} of term {term}; lineage {chain}")
@@ -289,10 +296,14 @@ class Checker:
 
     def _segments_of(self, stream: str) -> dict[int, list[str]]:
         """Keys of a stream's segments, in order, by term."""
-        found: dict[int, list[str]] = {}
-        for name in self.cluster.plain_run.names(stream):
-            found.setdefault(int(name[:12]), []).append(f"r/{stream}/{name}")
-        return found
+        listed = self.cluster.store.list(f"r/{stream}")
+        known = self._streams.get(stream)
+        if known is None or known[0] is not listed:
+            found: dict[int, list[str]] = {}
+            for info in listed:
+                found.setdefault(int(info.key.rpartition("/")[2][:12]), []).append(info.key)
+            known = self._streams[stream] = listed, found
+        return known[1]
 
     def _records(self, name: str) -> list[Any]:
         """Rows of steps, and the ledger's entries."""

@@ -40,7 +40,8 @@ class Loop:
             if heap[0][0] > until:
                 break
             moment, _, process, call, arguments = heapq.heappop(heap)
-            self.now = max(self.now, moment)
+            if moment > self.now:
+                self.now = moment
             if process is None:
                 call(*arguments)
             elif not process.alive:

@@ -66,7 +66,8 @@ class Connection:
             delay = 0.002 + 0.03 * rng.random()
             if loss and rng.random() < loss:
                 delay += 1.5 * rng.random()
-            loop.at(max(delay, self._stream_at[way] - loop.now), to, hear, self, message)
+            behind = self._stream_at[way] - loop.now
+            loop.at(delay if delay > behind else behind, to, hear, self, message)
 
     def _arrive_in_order(self, way: int, to: Process, hear: Callable[..., None], message: Any) -> None:
         """What could not get through is sent again."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from launcher.checkpoint.catalog import CheckpointInfo
 from launcher.core.errors import StoreUnavailable
 from launcher.core.store import ObjectStore
-from launcher.core.types import Generation, RunId, Step, Term
+from launcher.core.types import Generation, JsonObject, RunId, Step, Term
 from launcher.record.lineage import TermBase
 from launcher.record.rows import MetricsRow
 from launcher.record.run_store import RunStore
@@ -28,12 +28,28 @@ if TYPE_CHECKING:
     from tests.simulation.coverage import Coverage
 
 
+ACTIONS = frozenset(get_args(e.Action))
+
+
 class ObservedRun(RunStore):
     """The run store of one controller."""
 
     def __init__(self, store: ObjectStore, run_id: RunId, controller: ControllerProcess) -> None:
         super().__init__(store, run_id)
         self._controller, self._cluster = controller, controller.cluster
+
+    def names(self, folder: str) -> list[str]:
+        listed = self.store.list(self.key(folder))
+        known = self._cluster.names.get(folder)
+        if known is None or known[0] is not listed:
+            known = self._cluster.names[folder] = listed, [info.key.rpartition("/")[2] for info in listed]
+        return known[1]
+
+    def _parsed(self, data: bytes, path: str) -> JsonObject:
+        known = self._cluster.parsed.get(data)
+        if known is None:
+            known = self._cluster.parsed[data] = super()._parsed(data, path)
+        return known
 
     def claim_term(self, holder: str, started_at: str) -> Term:
         term = super().claim_term(holder, started_at)
@@ -112,7 +128,7 @@ def observe(process: ControllerProcess, controller: Controller, committer: Check
             case EndWorkers(workers):
                 for worker in workers:
                     cluster.check.evicted(process, worker)
-        if isinstance(work, e.Action):
+        if type(work) in ACTIONS:
             cluster.coverage.action(work)
             cluster.on_order(work)
         return execute(work)
@@ -142,6 +158,8 @@ def observe(process: ControllerProcess, controller: Controller, committer: Check
 
     executor.execute, controller._decide, lifecycle._judge = executing, deciding, judging  # type: ignore[method-assign]
     committer._commit, committer._decide = committing, telling  # type: ignore[method-assign]
+    if not cluster.retaining:
+        committer.retain = lambda: None  # type: ignore[method-assign]
 
 
 class ObservedParticipant(Participant):

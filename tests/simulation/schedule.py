@@ -26,6 +26,8 @@ PATIENCE_S = 90.0
 LEAST = 2
 """So many changes of size, and so many faults, has every schedule."""
 DRAWS = 8
+RETAINING_EVERY = 5
+"""In one of so many schedules the controllers let go of what no checkpoint needs."""
 ENCODED_EVERY = 50
 """In one of so many schedules messages go through the codec."""
 SLOW = 6.0
@@ -59,6 +61,7 @@ class Schedule:
             total_steps=total,
             save_every=rng.randrange(3, 6),
             encoded=seed % ENCODED_EVERY == 0,
+            retaining=seed % RETAINING_EVERY == 0,
         )
         self.faults = 0
         self.calm = False
@@ -133,7 +136,7 @@ class Schedule:
             self.faults,
             cluster.check.sizes_changed,
             end,
-            dict(cluster.coverage.counts),
+            cluster.coverage.counts,
             loop.story,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -20,35 +21,37 @@ class Weather(Protocol):
 
 
 class SimulatedStore(MemoryStore):
-    """It is listed far more often than written."""
+    """It is listed far more often than written: the list of a folder is the same object until something in it changes."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._listed: dict[str, list[ObjectInfo]] = {}
+        self._folders: dict[str, list[ObjectInfo]] = {}
 
     def put(self, key: str, data: bytes) -> None:
         super().put(key, data)
-        self._forget(key)
+        self._note(key, data)
 
     def create(self, key: str, data: bytes) -> bool:
         created = super().create(key, data)
-        self._forget(key)
+        if created:
+            self._note(key, data)
         return created
 
     def list(self, prefix: str) -> list[ObjectInfo]:
-        known = self._listed.get(prefix)
-        if known is None:
-            known = self._listed[prefix] = super().list(prefix)
-        return known
+        """A run's folders have no folders in them."""
+        return self._folders.get(prefix, [])
 
     def delete(self, keys: Iterable[str]) -> None:
-        super().delete(keys)
-        self._listed.clear()
+        for key in keys:
+            super().delete([key])
+            folder = key.rpartition("/")[0]
+            self._folders[folder] = [info for info in self._folders.get(folder, ()) if info.key != key]
 
-    def _forget(self, key: str) -> None:
-        while key:
-            key = key.rpartition("/")[0]
-            self._listed.pop(key, None)
+    def _note(self, key: str, data: bytes) -> None:
+        folder = key.rpartition("/")[0]
+        others = [info for info in self._folders.get(folder, ()) if info.key != key]
+        insort(others, ObjectInfo(key, len(data)), key=lambda info: info.key)
+        self._folders[folder] = others
 
 
 class View:

@@ -196,9 +196,10 @@ class Health:
                 signs.credit(gap, now)
 
     def _silent(self, now: float) -> Iterator[Silent]:
+        usual = self._silence_limit
         for worker, signs in self._signs.items():
             building = signs.beat is None or signs.beat.phase in BUILDING
-            limit = max(self._patience.building_s, self._silence_limit) if building else self._silence_limit
+            limit = max(self._patience.building_s, usual) if building else usual
             if now - signs.heard_at > limit:
                 yield Silent(worker, now - signs.heard_at, limit)
 
