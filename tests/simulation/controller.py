@@ -14,7 +14,7 @@ from launcher.runtime.cluster.worker_group import WorkerGroup
 from launcher.runtime.controller.assembly import assemble
 from launcher.runtime.controller.inbox import Inbox, Item, LedgerDurable
 from launcher.runtime.controller.leadership import Leadership, LeadershipLost
-from launcher.runtime.controller.store_watcher import INTERVAL_S, StoreWatcher
+from launcher.runtime.controller.store_watcher import StoreWatcher
 from launcher.runtime.controller.takeover import claim_leadership
 from launcher.runtime.controller.timing import Timing
 from launcher.runtime.controller.worker_output import WorkerOutput
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from tests.simulation.cluster import Cluster
 
 TIMING = Timing(tick_s=0.5, repeat_s=1.0, policy_s=1.0, ledger_s=3.0, prepare_s=4.0, attach_s=1.5, settle_s=2.0, taken_over_s=5.0)
+WATCH_S = 1.5
+"""Between two looks of the StoreWatcher."""
 BEGUN_AT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -87,10 +89,10 @@ class Watch(Process):
     def __init__(self, loop: Loop, look: Callable[[], None]) -> None:
         super().__init__(loop)
         self._look = look
-        self.at(INTERVAL_S, self._serve)
+        self.at(WATCH_S, self._serve)
 
     def _serve(self) -> None:
-        self.at(INTERVAL_S, self._serve)
+        self.at(WATCH_S, self._serve)
         self._look()
 
 

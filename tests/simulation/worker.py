@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.simulation.cluster import Cluster
     from tests.simulation.controller import ControllerProcess
 
-BEAT_S = 0.8
+BEAT_S = 1.0
 LONELY_S = 20.0
 """So long after it lost its controller a worker to which nothing happens ends itself."""
 STEP_S = 0.2

@@ -142,7 +142,9 @@ class Health:
 
     def heard(self, worker: WorkerId, beat: Beat | None, now: float) -> None:
         """A heartbeat came, or (None) any other message: that is a sign of life too."""
-        signs = self._signs.setdefault(worker, _Signs(now, now))
+        signs = self._signs.get(worker)
+        if signs is None:
+            signs = self._signs[worker] = _Signs(now, now)
         signs.heard_at = now
         if beat is None:
             return
