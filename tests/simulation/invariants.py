@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from tests.simulation.worker import Worker
 
 
-
 class Violation(Exception):
     def __init__(self, invariant: str, detail: str) -> None:
         super().__init__(f"{invariant}: {detail}")
