@@ -44,6 +44,7 @@ class _Chunks(Struct):
 
 
 def manifest_key(step: int, term: int) -> str:
+    """The key of a manifest, relative to the run."""
     return f"checkpoints/{padded(step)}-{padded(term)}.json"
 
 

@@ -93,11 +93,13 @@ def piece_key(name: str, start: int) -> str:
 
 
 def parse_piece_key(key: str) -> tuple[str, int]:
+    """Name and start of a piece. Raises ValueError where the start is no number."""
     start, _, name = key.partition(":")
     return name, int(start)
 
 
 def element_bytes(name: str, dtype: str) -> int:
+    """Bytes of one element. Raises UserCodeError, naming the tensor, for a dtype that cannot be stored."""
     if dtype not in ELEMENT_BYTES:
         raise UserCodeError(
             "a tensor cannot be stored in a checkpoint",

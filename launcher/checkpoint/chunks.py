@@ -16,6 +16,7 @@ def blob_key(digest: str) -> str:
 
 
 def digest_of(data: bytes) -> str:
+    """SHA-256 in hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 

@@ -1,9 +1,9 @@
 """Two-phase deletion of checkpoints: name them in the trash, wait, look again, delete.
 
-The wait of two lease times is for whoever began a term or began to read before the names were in the trash. A controller
-that began its term since then ends the deletion: the next one finds the entry, waits by its own clock and goes on. Manifests
-go first and the entry last, so that after a kill at any point no manifest names a chunk that is gone, and nothing that was
-named is forgotten.
+The wait of two lease times is for controllers that began a term, and for readers that began to read, before the names were
+in the trash. A controller that began its term since then ends the deletion: the next one finds the entry, waits by its own
+clock and goes on. Manifests go first and the entry last, so that after a kill at any point no manifest names a chunk that
+is gone, and nothing that was named is forgotten.
 
 Where the guarantee stops: a process that is frozen between its last look at the terms and a request to delete may, when it
 wakes, delete a chunk that was stored again in the meantime. Loading then finds it missing and falls back.

@@ -40,8 +40,10 @@ def put_in_trash(run: RunStore, term: Term, entry: TrashEntry) -> None:
 
 
 def named_manifests(trash: Iterable[TrashEntry]) -> frozenset[str]:
+    """Keys of manifests, relative to the run, that the entries name together."""
     return frozenset(key for entry in trash for key in entry.manifests)
 
 
 def named_blobs(trash: Iterable[TrashEntry]) -> frozenset[str]:
+    """Digests that the entries name together."""
     return frozenset(digest for entry in trash for digest in entry.blobs)

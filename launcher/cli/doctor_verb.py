@@ -46,6 +46,7 @@ def doctor(arguments: tuple[str, ...]) -> int:
 
 
 def to_json(finding: Finding) -> dict[str, str]:
+    """A finding as `launch doctor -o json` prints it."""
     return {"name": finding.name, "result": finding.result.value, "found": finding.found, "fix": finding.fix}
 
 

@@ -100,6 +100,7 @@ def plan(arguments: tuple[str, ...]) -> int:
 
 
 def configurations(verb: str, options: VerbOptions) -> list[JobConfig]:
+    """The configurations that the words make: several with --multirun, none where Hydra only shows something. Raises ConfigError."""
     if {"-sc", "--shell-completion"} & set(options.rest) and _complete(verb, options.rest):
         return []
     # Hydra makes very many small objects that live as long as this: looking for garbage among them costs a tenth of the time.

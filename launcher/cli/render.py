@@ -1,4 +1,4 @@
-"""What people read, as pure strings: colour is in them, and whoever prints to no terminal strips it."""
+"""What people read, as pure strings with colours in them; printing to something else than a terminal strips these."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ def command(verb: str, ref: RunRef, *words: str) -> str:
 
 
 def state_word(state: JobState, width: int = 0) -> str:
+    """The state in its colour, filled up with blanks to `width` characters."""
     return click.style(state.value.ljust(width), fg=COLOURS[state], bold=True)
 
 
@@ -57,6 +58,7 @@ def duration(seconds: float) -> str:
 
 
 def steps(status: RunStatus) -> str:
+    """Committed steps, and those of the whole run where they are known."""
     return f"{status.step}/{status.total_steps}" if status.total_steps else str(status.step)
 
 
@@ -158,6 +160,7 @@ def status_text(status: RunStatus, ref: RunRef) -> str:
 
 
 def runs_table(statuses: Sequence[RunStatus]) -> str:
+    """One line a run, under a head."""
     head = ("NAME", "STATE", "STEP", "LOSS", "METRICS", "WORKERS", "SUBMITTED")
     body = [
         (

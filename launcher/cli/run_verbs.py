@@ -107,7 +107,7 @@ def events(run: str, follow: bool, runs: str, output: str) -> None:
 def resize(run: str, size: str | None, no_wait: bool, runs: str, output: str) -> int:
     """Change how many workers RUN has: SIZE 3 within its bounds, SIZE 2..6 the bounds, with 6 wanted.
 
-    It waits until the run has that size, or says what it waits for; ending the wait leaves the wish in place.
+    It waits until the run has that size, or says what it waits for; ending the wait leaves the request in place.
     """
     ref = jobs.find(run, runs)
     if size is None:
@@ -189,20 +189,6 @@ def parse_since(text: str, now: datetime) -> datetime:
     except ValueError:
         raise click.BadParameter(f"{text!r} is neither an age such as 30s, 10m, 2h or 1d nor an ISO time", param_hint="--since") from None
     return moment.astimezone(UTC)
-
-
-def run_names(incomplete: str, runs: str) -> list[str]:
-    """Names of runs that begin so, for completion; none where the place cannot be read."""
-    from launcher.core.errors import LauncherError
-    from launcher.core.store import open_store
-    from launcher.jobs.refs import NAMES
-
-    try:
-        keys = [item.key for item in open_store(runs).list(NAMES)]
-    except LauncherError:
-        return []
-    names = [key.removeprefix(f"{NAMES}/").removesuffix(".json") for key in keys]
-    return [name for name in names if name.startswith(incomplete)]
 
 
 def _wait_for_size(ref: RunRef, request: SizeRequest, output: str) -> int:

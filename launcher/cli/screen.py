@@ -59,13 +59,17 @@ class Screen(Protocol):
         """A line that stays."""
         ...
 
-    def show(self, status: RunStatus) -> None: ...
+    def show(self, status: RunStatus) -> None:
+        """Bring what is shown of the run up to date."""
+        ...
 
     def pause(self) -> AbstractContextManager[None]:
         """A context in which the screen keeps still, to ask something."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        ...
 
 
 class PlainScreen:
@@ -159,6 +163,7 @@ def _circumstances(status: RunStatus) -> tuple[JobState, str, str]:
 
 
 def open_screen(stream: TextIO, clock: Clock) -> Screen:
+    """A live screen on a terminal that can be redrawn, else plain lines."""
     if stream.isatty() and os.environ.get("TERM") != "dumb":
         return LiveScreen(stream, clock)
     return PlainScreen(stream, clock)

@@ -14,7 +14,6 @@ GROUP = ("{cause}", "generation {to_generation}", "{world_size}", "joining {join
 PHRASES: dict[str, tuple[str, ...]] = {
     "generation_prepared": (*GROUP, "{reason}"),
     "generation_withdrawn": (*GROUP, "{reason}", "{detail}"),
-    "generation_committed": (*GROUP, "state from {donors} to {receivers}", "{reason}"),
     "worker_lost": (*WHO, "{reason}", "{detail}"),
     "worker_evicted": (*WHO, "{reason}", "{detail}"),
     "worker_draining": (*WHO, "{reason}", "{detail}", "leaves within {deadline_s} s"),
@@ -22,10 +21,7 @@ PHRASES: dict[str, tuple[str, ...]] = {
     "worker_error": (*WHO, "at step {at}", "{reason}", "{detail}"),
     "straggler": (*WHO, "takes {ratio} times as long as the others", "{reason}", "{detail}"),
     "policy": ("{decision}", "{reason}"),
-    "capacity_waiting": ("waits for {waiting_for}", "for {timeout_s} s at the most", "{reason}"),
-    "capacity_back": ("after {waited_s} s", "{reason}"),
     "workers_adopted": ("{workers}",),
-    "checkpoint_abandoned": ("step {checkpoint_step}", "{reason}", "{detail}"),
 }
 """By kind of event: what is said of its facts, a phrase only where it has them all. Facts without a phrase, and events
 without a row, are printed as key=value. Those of `resized` have a sentence."""
@@ -57,6 +53,7 @@ def number(value: float | None) -> str:
 
 
 def fact(value: Json) -> str:
+    """A value of any kind, short: numbers with four digits, lists and objects without commas."""
     if isinstance(value, float):
         return number(value)
     if isinstance(value, dict):

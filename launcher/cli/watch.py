@@ -20,7 +20,7 @@ from launcher.jobs.refs import RunRef
 from launcher.record.status import RunStatus, exit_code_of
 
 Output = Literal["text", "json"]
-QUIET_KINDS = frozenset({"steps", "generation_prepared", "generation_committed"})
+QUIET_KINDS = frozenset({"steps", "generation_prepared"})
 """Events that progress, or the event of the change that they lead to, shows already."""
 _PATIENCE = 20
 
@@ -58,7 +58,7 @@ def follow(ref: RunRef, *, output: Output, fresh: bool = True, clock: Clock | No
 
 
 class Attendance:
-    """One person at one job: reads what is new, shows it, and answers Ctrl-C."""
+    """A person watching a job: reads what is new, shows it, and answers Ctrl-C."""
 
     def __init__(self, ref: RunRef, screen: Screen, clock: Clock, *, fresh: bool) -> None:
         run = ref.open()
@@ -149,6 +149,7 @@ def _ask(ref: RunRef) -> Literal["stop", "detach", "stay"]:
 
 
 def print_json(status: RunStatus) -> None:
+    """One object on one line of standard output."""
     click.echo(json.dumps(status.to_json(), allow_nan=False))
 
 

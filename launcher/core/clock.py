@@ -16,7 +16,9 @@ class Clock(Protocol):
         """Seconds from an arbitrary start; never goes back."""
         ...
 
-    def sleep(self, seconds: float) -> None: ...
+    def sleep(self, seconds: float) -> None:
+        """Return after so many seconds."""
+        ...
 
 
 class SystemClock:

@@ -33,6 +33,7 @@ class ProcessRef:
 
     @classmethod
     def of(cls, pid: int) -> ProcessRef:
+        """The process that has this pid now; one that is not alive where there is none."""
         return cls(pid, _start_time(pid) or "", _boot_id())
 
     def alive(self) -> bool:

@@ -34,6 +34,8 @@ class ObjectInfo:
 
 
 class ObjectStore(Protocol):
+    """Every verb raises StoreUnavailable where the place cannot be used now."""
+
     uri: str
 
     def get(self, key: str) -> bytes:
@@ -58,6 +60,7 @@ class ObjectStore(Protocol):
 
 
 def is_local(uri: str) -> bool:
+    """Whether a store URI names a folder of this machine."""
     return "://" not in uri or uri.startswith("file://")
 
 

@@ -1,8 +1,8 @@
 """Closing a run that nobody works on: claim the next term, look again, write the final status, make it visible.
 
 The status is written before the base, so that the closing term is never visible without it. Two closers, or a
-controller that takes over meanwhile, race for the term: whoever is not the highest when it looks leaves its claim
-without a base, which readers skip.
+controller that takes over meanwhile, race for the term: the one that does not hold the highest term when it looks leaves
+its claim without a base, which readers skip.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from dataclasses import replace
 
 from launcher.checkpoint.catalog import list_checkpoints
 from launcher.core.clock import Clock, timestamp
-from launcher.core.types import JsonObject, Step, Term
+from launcher.core.types import Generation, Step, Term
 from launcher.jobs.refs import RunRef, person
 from launcher.jobs.snapshot import Snapshot, as_written
+from launcher.record.events import Ended, RecordedEvent, decode, encode
 from launcher.record.lineage import TermBase, lineage
 from launcher.record.run_store import RunStore
 from launcher.record.status import CheckpointRef, JobState, RunStatus, exit_code_of
@@ -36,7 +37,9 @@ def close(ref: RunRef, run: RunStore, snapshot: Snapshot, *, state: JobState, re
     if newest is not None:
         final = replace(final, checkpoint=CheckpointRef(step=newest.step, uri=f"{run.uri}/{newest.key}"))
     run.put_status(term, final)
-    run.put_segment("events", term, 1, [_event(final, clock)])
+    ended = Ended(state=state, reason=reason, by=person())
+    recorded = RecordedEvent(time=timestamp(clock.now()), term=term, generation=Generation(final.generation), step=Step(step), event=ended)
+    run.put_segment("events", term, 1, [encode(recorded)])
     return run.create_base(term, TermBase(from_term=visible, checkpoint_step=None, adopted_step=Step(step) if step else None))
 
 
@@ -66,23 +69,10 @@ def _final(
     )
 
 
-def _event(final: RunStatus, clock: Clock) -> JsonObject:
-    return {
-        "time": timestamp(clock.now()),
-        "term": final.term,
-        "generation": final.generation,
-        "step": final.step,
-        "kind": "ended",
-        "state": final.state.value,
-        "reason": final.reason,
-        "by": person(),
-    }
-
-
 def _durable_step(run: RunStore, term: Term | None) -> int:
     """The last committed step that the term's events tell of; a status may be older than they are."""
     names = [name for segment_term, _, name in run.segments("events") if segment_term == term]
     if not names:
         return 0
-    steps = [record.get("step") for record in run.segment("events", names[-1])]
-    return max((step for step in steps if isinstance(step, int)), default=0)
+    where = f"{run.uri}/events/{names[-1]}"
+    return max((decode(document, where=where).step for document in run.segment("events", names[-1])), default=0)

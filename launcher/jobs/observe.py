@@ -1,4 +1,4 @@
-"""What is so, as far as can be known from here: states without a writer are computed, dead runs are closed.
+"""The state of a run, as far as this machine can know it: states without a writer are computed, dead runs are closed.
 
 Liveness is whether the status changes on this reader's monotonic clock, or what the backend knows of the run's
 processes; wall clocks of two machines are never compared.
@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from msgspec import Struct
+
 from launcher.backends.base import Backend, Dashboard, open_backend
 from launcher.core.clock import Clock, SystemClock
 from launcher.core.errors import BackendUnavailable, LauncherError, RunStateError, StoreDamaged
@@ -18,6 +20,7 @@ from launcher.jobs.closing import close
 from launcher.jobs.refs import RunRef, absolute_runs, all_names
 from launcher.jobs.snapshot import Snapshot, Verdict, as_lost, as_pending, as_written, judge, read_snapshot
 from launcher.record.desired import WorkerBounds
+from launcher.record.parsing import parsed
 from launcher.record.run_store import RunStore
 from launcher.record.status import JobState, RunStatus
 
@@ -33,14 +36,26 @@ class Seen:
     snapshot: Snapshot
 
 
+class _Backend(Struct):
+    name: str
+
+
+class _Config(Struct):
+    backend: _Backend
+
+
+class _Spec(Struct):
+    """As much of a spec as is needed to ask its backend; another launcher may have written the rest."""
+
+    config: _Config
+
+
 def backend_of(run: RunStore) -> Backend:
+    """The backend that a run was submitted to. Raises StoreDamaged where its spec does not name one."""
     document = run.spec(1)
     if document is None:
         raise StoreDamaged("the record of this run is not whole: spec-1.json is missing", where=run.uri)
-    config: object = document["config"]
-    if not isinstance(config, dict):
-        raise StoreDamaged("the record of this run is not whole: its spec holds no configuration", where=run.uri)
-    return open_backend(config["backend"]["name"])
+    return open_backend(parsed(document, _Spec, where=f"{run.uri}/spec-1.json").config.backend.name)
 
 
 class Observation:
@@ -78,7 +93,7 @@ class Observation:
                 return self._say(Verdict.LOST, snapshot)
             state, reason = _how_it_ended(self.ref, snapshot, self.backend.last_words(self.run))
             if not close(self.ref, self.run, snapshot, state=state, reason=reason, clock=self._clock):
-                self._clock.sleep(POLL_S)  # somebody else took the next term: let him finish
+                self._clock.sleep(POLL_S)  # somebody else took the next term and is closing the run
         raise RunStateError("others keep taking this run's next term", where=self.run.uri, next="look again in a while")
 
     def _read(self) -> Snapshot:

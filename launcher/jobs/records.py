@@ -81,10 +81,12 @@ class Reader(Generic[T]):
 
 
 def event_reader(run: RunStore) -> Reader[RecordedEvent]:
+    """The timeline; steps that were taken back are not in it."""
     return Reader(run, "events", decode, event_within)
 
 
 def row_reader(run: RunStore) -> Reader[MetricsRow | EvaluationRow]:
+    """Rows of training and evaluation; those of steps that were taken back are not in it."""
     return Reader(run, "metrics", decode_row, row_within)
 
 
@@ -107,6 +109,7 @@ def event_within(entry: LineageEntry, recorded: RecordedEvent) -> RecordedEvent 
 
 
 def row_within(entry: LineageEntry, row: MetricsRow | EvaluationRow) -> MetricsRow | EvaluationRow | None:
+    """The row, where its last step belongs to the run."""
     return row if entry.end is None or row.step <= entry.end else None
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import getpass
-import json
 import os
 import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+
+from msgspec import DecodeError, Struct
+from msgspec.json import decode
 
 from launcher.config.schema import NAME_PATTERN
 from launcher.core.errors import RunNotFound, StoreDamaged, nearest
@@ -31,9 +33,11 @@ class RunRef:
 
     @property
     def uri(self) -> str:
+        """Where its record is."""
         return f"{self.runs}/{self.run_id}"
 
     def open(self) -> RunStore:
+        """The run's part of the store. Raises StoreUnavailable where the place cannot be used."""
         return RunStore(open_store(self.runs), self.run_id)
 
 
@@ -44,8 +48,13 @@ class NameRecord:
     created_at: str
 
 
+class _StoredName(Struct):
+    run_id: RunId
+    created_at: str
+
+
 def default_runs() -> str:
-    """Where runs are looked for when nobody says: LAUNCHER_RUNS, else ./runs."""
+    """Where runs are looked for by default: LAUNCHER_RUNS, else ./runs."""
     return os.environ.get("LAUNCHER_RUNS") or "./runs"
 
 
@@ -64,18 +73,19 @@ def person() -> str:
 
 
 def read_name(store: ObjectStore, name: str) -> NameRecord | None:
+    """Whose name it is; None where it is free. Raises StoreDamaged."""
     try:
-        document = json.loads(store.get(_key(name)))
-        return NameRecord(name, RunId(document["run_id"]), document["created_at"])
+        stored = decode(store.get(_key(name)), type=_StoredName)
     except KeyMissing:
         return None
-    except (ValueError, LookupError, TypeError):
+    except DecodeError:
         raise StoreDamaged(
             "the record of a run's name is not what was written there",
             where=f"{store.uri}/{_key(name)}",
             expected="a JSON object with run_id and created_at",
             next="restore the file from a copy, or delete it: the run then has no name",
         ) from None
+    return NameRecord(name, stored.run_id, stored.created_at)
 
 
 def take_name(store: ObjectStore, record: NameRecord) -> bool:
@@ -87,6 +97,7 @@ def take_name(store: ObjectStore, record: NameRecord) -> bool:
 
 
 def free_name(store: ObjectStore, name: str) -> None:
+    """The run then has no name; it is no error where it had none."""
     store.delete([_key(name)])
 
 

@@ -1,4 +1,4 @@
-"""Going on with an ended run: what may change, and the race for being the one who resumes."""
+"""Going on with an ended run: what may change, and the race between several that resume it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What the store says of one run at one moment, and what follows from it together with what the backend knows. Pure but for `read`."""
+"""What the store says of one run at one moment, and what follows from it together with what the backend knows.
+
+Pure but for `read_snapshot`.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from launcher.record.run_store import LEASE_S, RunStore
 from launcher.record.status import JobState, RunStatus
 
 LAUNCH_GRACE_S = 2.0
-"""A run exists a moment before its backend works on it; so long nobody takes it for dead."""
+"""A run exists a moment before its backend knows it: for so long it is not taken for dead."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,12 @@ class Snapshot:
 
     @property
     def pending(self) -> bool:
+        """No controller has begun a term, or none since a resume was asked for."""
         return self.visible is None or self.resuming
 
     @property
     def ended(self) -> bool:
+        """The run has its final state and nobody asked to go on from it."""
         return self.written is not None and self.written.state.terminal and not self.resuming
 
     @property
@@ -57,7 +62,7 @@ class Verdict(Enum):
     PENDING = auto()
     LOST = auto()
     DEAD = auto()
-    """Certainly without an owner: whoever sees it closes the run."""
+    """Certainly without an owner: the reader that finds this out closes the run."""
     UNSURE = auto()
     """Keep watching: only time tells."""
 
@@ -99,6 +104,7 @@ def as_written(snapshot: Snapshot, name: str, run_id: str) -> RunStatus:
 
 
 def as_pending(snapshot: Snapshot, name: str, run_id: str, reason: str) -> RunStatus:
+    """The status of a run whose controller has not begun its term yet; `reason` says what it waits for."""
     if snapshot.written is None:
         blank = RunStatus(
             run_id=run_id, name=name, state=JobState.PENDING, workers=snapshot.desired.workers, submitted_at=snapshot.desired.at
@@ -121,6 +127,7 @@ def as_pending(snapshot: Snapshot, name: str, run_id: str, reason: str) -> RunSt
 
 
 def as_lost(snapshot: Snapshot, name: str, run_id: str) -> RunStatus:
+    """The status of a run without a sign of life, whose processes this machine cannot see."""
     written = as_written(snapshot, name, run_id)
     reason = (
         f"no sign of life for {LEASE_S:.0f} s, and this machine cannot see its processes; last one at {written.updated_at or 'no time'}. "

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,16 +15,16 @@ from typing import TYPE_CHECKING
 
 from launcher.backends.base import Backend, Placement, open_backend
 from launcher.checkpoint.catalog import list_checkpoints
-from launcher.config.parse import TARGET, dump_config
+from launcher.config.parse import dump_config
 from launcher.config.schema import JobConfig, KubeRayConfig
-from launcher.config.shipped import shipped_folder
 from launcher.core.clock import Clock, SystemClock, timestamp
-from launcher.core.errors import CapacityError, ConfigError, InfrastructureError, NameTaken, RunNotFound, StoreUnavailable, nearest
+from launcher.core.errors import CapacityError, ConfigError, InfrastructureError, NameTaken, RunNotFound, StoreUnavailable
 from launcher.core.store import is_local, local_path, open_store
 from launcher.core.types import JsonObject, RunId
+from launcher.jobs.packing import archive_code, code_ref, read_packages
 from launcher.jobs.refs import NAMES, NameRecord, RunRef, absolute_runs, find, free_name, person, read_name, take_name
 from launcher.jobspec.job import CodeRef, JobSpec
-from launcher.jobspec.packages import Requirements, read_requirements, requirements_key
+from launcher.jobspec.packages import Requirements, requirements_key
 from launcher.jobspec.versions import installed_versions, refuse_image
 from launcher.record.desired import Desired
 from launcher.record.encoding import encode
@@ -33,7 +32,7 @@ from launcher.record.lineage import lineage
 from launcher.record.run_store import RunStore
 
 if TYPE_CHECKING:
-    from launcher.jobspec.code import CodeArchive
+    pass
 
 _ID_LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
 
@@ -48,6 +47,7 @@ class Plan:
     code_files: int
 
     def to_json(self) -> JsonObject:
+        """As `launch plan -o json` prints it."""
         config, place = self.spec.config, self.placement
         return {
             "name": config.name,
@@ -76,15 +76,15 @@ class Plan:
 def plan(config: JobConfig, *, folder: Path) -> Plan:
     """What `submit` would do with the same words; touches nothing. Raises what submit would raise, but for a lack of room."""
     config = _resolved(config)
-    packages = _packages(config, folder)
+    packages = read_packages(config, folder)
     spec = _spec(config, _run_id(config), _CodeUnknown, SystemClock())
     placement = _place_or_reason(open_backend(config.backend.name), spec)
     refuse_versions(config)
-    code = _archive(config, folder)
+    code = archive_code(config, folder)
     _refuse_taken(config)
-    code_ref = _code_ref(code, packages)
+    ref = code_ref(code, packages)
     # the id in the spec is made up: a submit makes up another
-    return Plan(replace(spec, config=config, code=code_ref), placement, len(code.data), len(code.files))
+    return Plan(replace(spec, config=config, code=ref), placement, len(code.data), len(code.files))
 
 
 def submit(config: JobConfig, *, folder: Path, clock: Clock | None = None) -> RunRef:
@@ -95,7 +95,7 @@ def submit(config: JobConfig, *, folder: Path, clock: Clock | None = None) -> Ru
     """
     clock = clock or SystemClock()
     config = _resolved(config)
-    packages = _packages(config, folder)
+    packages = read_packages(config, folder)
     run_id = _run_id(config)
     backend = open_backend(config.backend.name)
     placement = backend.place(_spec(config, run_id, _CodeUnknown, clock))
@@ -108,9 +108,9 @@ def submit(config: JobConfig, *, folder: Path, clock: Clock | None = None) -> Ru
             next="`launch plan` with the same words shows what would fit",
         )
     refuse_versions(config)
-    code = _archive(config, folder)
+    code = archive_code(config, folder)
     _refuse_taken(config)
-    spec = _spec(config, run_id, _code_ref(code, packages), clock)
+    spec = _spec(config, run_id, code_ref(code, packages), clock)
     fresh = is_local(config.runs) and not local_path(config.runs).exists()
     run = RunStore(open_store(config.runs, create=True), run_id)
     named = False
@@ -131,7 +131,7 @@ _CodeUnknown = CodeRef(digest="")
 
 
 def refuse_versions(config: JobConfig) -> None:
-    """Raises ConfigError where the job's image is known not to fit this machine; what nobody knows yet, the controller finds out."""
+    """Raises ConfigError where the job's image is known not to fit this machine; the controller checks an image that is not known yet."""
     if isinstance(config.backend, KubeRayConfig):
         refuse_image(open_store(config.runs), config.backend.image, installed_versions())
 
@@ -194,65 +194,6 @@ def _place_or_reason(backend: Backend, spec: JobSpec) -> Placement:
             where=error.where,
             reason=reason,
         )
-
-
-def _archive(config: JobConfig, folder: Path) -> CodeArchive:
-    from launcher.jobspec.code import archive
-
-    exclude = [local_path(config.runs)] if is_local(config.runs) else []
-    code = archive(folder, shipped_folder(), allow=config.code.allow, exclude=exclude)
-    _refuse_missing_modules(config, {str(name) for name in code.files}, folder)
-    return code
-
-
-def _packages(config: JobConfig, folder: Path) -> Requirements | None:
-    named = config.backend.requirements if isinstance(config.backend, KubeRayConfig) else None
-    return read_requirements(named, folder) if named is not None else None
-
-
-def _code_ref(code: CodeArchive, packages: Requirements | None) -> CodeRef:
-    return CodeRef(
-        digest=code.digest,
-        git_commit=code.git_commit,
-        git_dirty=code.git_dirty,
-        packages=packages.digest if packages is not None else None,
-    )
-
-
-def _refuse_missing_modules(config: JobConfig, files: set[str], folder: Path) -> None:
-    """Catches a mistyped module before anything starts; what lies inside the module only its import can tell."""
-    modules = {name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in files if name.endswith(".py")}
-    for key, target in _targets(config):
-        parts = target.split(".")
-        if parts[0] == "models" and not any(".".join(parts[:count]) in modules for count in range(2, len(parts))):
-            known = [module.removeprefix("models.") for module in modules if module.startswith("models.")]
-            near = nearest(".".join(parts[1:-1]), known)
-            raise ConfigError(
-                f"there is no module {'.'.join(parts[:-1])} in the code",
-                where=f"{key}.{TARGET}",
-                given=target,
-                expected=f"a module under models: {near}" if near else "a file under models/",
-                next=f"the code is {folder} together with the models that come with launcher; is the file ignored by git?",
-            )
-
-
-def _targets(config: JobConfig) -> Iterator[tuple[str, str]]:
-    for key in ("model", "data", "task", "optimizer", "scheduler"):
-        component = getattr(config, key)
-        if component is not None:
-            yield key, component.target
-            yield from _nested(key, component.params)
-
-
-def _nested(key: str, value: object) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping):
-        if isinstance(value.get(TARGET), str):
-            yield key, value[TARGET]
-        for name, item in value.items():
-            yield from _nested(f"{key}.{name}", item)
-    elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            yield from _nested(f"{key}.{index}", item)
 
 
 def _refuse_taken(config: JobConfig) -> None:

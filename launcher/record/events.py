@@ -59,7 +59,7 @@ class Stopping(Event, frozen=True, kw_only=True, tag="stopping"):
 
 
 class Ended(Event, frozen=True, kw_only=True, tag="ended"):
-    """The run has its final state. A controller gives the exit code; whoever closes a run without one is named in `by`."""
+    """The run has its final state. A controller gives the exit code; `by` names the person who closed a run that had no controller."""
 
     state: JobState
     reason: str
@@ -323,6 +323,7 @@ STAMP = _Stamp.__struct_fields__
 
 
 def kind_of(event: type[Event]) -> str:
+    """The kind that an event of this class has in JSON."""
     return str(event.__struct_config__.tag)
 
 

@@ -16,7 +16,7 @@ class TermBase:
     checkpoint_step: Step | None
     adopted_step: Step | None
     workers: tuple[WorkerId, ...] = ()
-    """The living workers that the term takes over. Whoever else holds a state from an earlier term was given up by then."""
+    """The living workers that the term takes over. Any other worker that holds a state of an earlier term has been evicted."""
 
     @property
     def start(self) -> Step:
@@ -35,6 +35,7 @@ class LineageEntry:
     """The checkpoint, of an earlier term, that the term's base names; it is never deleted."""
 
     def holds(self, step: int) -> bool:
+        """Whether this step, as this term computed it, belongs to the run."""
         return self.start < step and (self.end is None or step <= self.end)
 
 

@@ -14,7 +14,7 @@ class MetricsRow(Struct, frozen=True, kw_only=True):
     step: Step
     """The last one of the window."""
     time: str
-    """When that step was done, in ISO 8601; "" where nobody looked at the clock."""
+    """When that step was done, in ISO 8601; "" where the clock was not read."""
     seconds: float
     """Spent in the steps of the window."""
     loss: float | None
@@ -54,11 +54,11 @@ _EVALUATION = ("step", "time")
 
 
 def encode_row(row: MetricsRow | EvaluationRow) -> JsonObject:
-    """The row as the store has it."""
+    """The row as the store has it: one flat object, its keys sorted."""
     document: dict[str, Json] = to_builtins(row)
     figures = document.pop("metrics" if isinstance(row, MetricsRow) else "values")
     assert isinstance(figures, dict)
-    return {**document, **figures}
+    return dict(sorted({**document, **figures}.items()))
 
 
 def decode_row(document: JsonObject, *, where: str) -> MetricsRow | EvaluationRow:
@@ -75,8 +75,8 @@ def decode_row(document: JsonObject, *, where: str) -> MetricsRow | EvaluationRo
 
 
 def encode_line(line: LogLine) -> JsonObject:
-    """The line as the store has it."""
-    document: JsonObject = to_builtins(line)
+    """The line as the store has it, its keys sorted."""
+    document: JsonObject = to_builtins(line, order="sorted")
     return document
 
 

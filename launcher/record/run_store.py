@@ -45,6 +45,7 @@ _SEGMENT = re.compile(r"(\d{12})-(\d{12})\.jsonl")
 
 
 def padded(number: int) -> str:
+    """A number as keys have it: 12 digits, so that keys sort by it."""
     return f"{number:012d}"
 
 
@@ -60,6 +61,7 @@ class RunStore:
 
     @property
     def uri(self) -> str:
+        """Where the run's record is."""
         return f"{self.store.uri.rstrip('/')}/{self.run_id}"
 
     def _place(self, path: str) -> str:
@@ -106,6 +108,7 @@ class RunStore:
     # spec and desired state
 
     def spec(self, number: int) -> JsonObject | None:
+        """A spec, or None when it is not there. Raises StoreDamaged."""
         return self.read(f"spec-{number}.json")
 
     def desired(self) -> Desired | None:
@@ -138,6 +141,7 @@ class RunStore:
         return Term(highest), bases
 
     def highest_term(self) -> Term:
+        """The highest claimed term, with or without a base; 0 when there is none."""
         return Term(max((number for number, _ in self._term_names()), default=0))
 
     def _term_names(self) -> list[tuple[int, str]]:
@@ -173,6 +177,7 @@ class RunStore:
         return RunStatus.from_json(document, where=self._place(path)) if document is not None else None
 
     def put_status(self, term: Term, status: RunStatus) -> None:
+        """Replace what the holder of a term wrote before. Called by that holder alone."""
         self.store.put(self.key(f"status/{padded(term)}.json"), encode(status.to_json()))
 
     # segments

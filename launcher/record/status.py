@@ -123,6 +123,7 @@ class RunStatus:
     exit_code: int | None = None
 
     def to_json(self) -> JsonObject:
+        """As the store has it and `launch status -o json` prints it."""
         document: JsonObject = to_builtins(self)
         change = document["last_change"]
         if isinstance(change, dict):

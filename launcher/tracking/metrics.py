@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from msgspec import UNSET, Struct, convert, to_builtins
 
-from launcher.core.types import Json, JsonObject, Step
+from launcher.core.types import Json, Step
 from launcher.record.rows import RESERVED, MetricsRow
 
 
@@ -22,11 +22,6 @@ def goodput(committed_s: float, wall_s: float) -> float | None:
     Start-up, evaluation, saving, waiting, and steps that were rolled back or computed again are what is missing to 1.
     """
     return min(1.0, max(0.0, committed_s / wall_s)) if wall_s > 0 else None
-
-
-def trained_seconds(rows: Iterable[JsonObject]) -> float:
-    """Seconds in the steps that these rows stand for: where a later term goes on counting."""
-    return sum(seconds for row in rows if isinstance(seconds := row.get("seconds"), (int, float)))
 
 
 class _Step(Struct, frozen=True, array_like=True):

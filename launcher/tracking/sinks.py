@@ -1,4 +1,4 @@
-"""Where metrics go beside the run store: a Tracker. None of them may hurt the job, whatever happens to it.
+"""Where metrics go beside the run store: a Tracker. A failure of one costs the job nothing.
 
 `WandbProcess` is the job's side of W&B, which runs in a process of its own (launcher/tracking/wandb_sink.py), because
 a library that starts services, threads and connections can hang or die in ways that no try/except in the job would catch.
@@ -35,7 +35,9 @@ FINISH_TIMEOUT_S = 15.0
 class Tracker(Protocol):
     """Calls return at once, raise nothing and may come from one thread only; only `finish` waits, and not for ever."""
 
-    def start(self) -> None: ...
+    def start(self) -> None:
+        """Begin, where it has not begun yet."""
+        ...
 
     def metrics(self, step: int, values: Mapping[str, object]) -> None:
         """A row of committed steps, or an evaluation. What is not a finite number is left out."""

@@ -50,6 +50,7 @@ _answers = Decoder(Answer)
 
 
 def to_line(message: Start | Metrics | Finish | Answer) -> str:
+    """The message as JSON on a line of its own."""
     return _encoder.encode(message).decode() + "\n"
 
 

@@ -17,7 +17,7 @@ from launcher.tracking.wandb_messages import Answer, Metrics, Start, read_messag
 
 INIT_TIMEOUT_S = 30
 ORPHAN_TIMEOUT_S = 60.0
-"""After its controller's death the process hands over what it has, and then is gone, even if W&B hangs."""
+"""Seconds that the process has, after its controller died, to pass on what it holds; then it ends even if W&B hangs."""
 
 
 def serve(lines: Iterable[str], answers: TextIO) -> None:
@@ -99,6 +99,7 @@ def _end_after(seconds: float) -> None:
 
 
 def main() -> int:
+    """Serve standard input to its end; the exit code."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what W&B prints must not look like an answer
     try:

@@ -142,7 +142,7 @@ class ScriptedClock(ManualClock):
 
 
 class FakeController:
-    """Holds office and writes what it is told to."""
+    """Holds a term and writes what it is told to."""
 
     def __init__(self, run: RunStore, clock: ManualClock, **status: Any) -> None:
         self.run = run
@@ -165,7 +165,7 @@ class FakeController:
         self._segments = {"events": 0, "metrics": 0, "logs": 0}
         self._first = status
 
-    def take_office(self, *, from_term: Term | None = None, checkpoint_step: int | None = None) -> FakeController:
+    def begin_term(self, *, from_term: Term | None = None, checkpoint_step: int | None = None) -> FakeController:
         step = Step(checkpoint_step) if checkpoint_step is not None else None
         self.run.create_base(self.term, TermBase(from_term=from_term, checkpoint_step=step, adopted_step=None))
         self.write(**self._first)

@@ -9,7 +9,7 @@ import pytest
 
 from launcher import jobs
 from launcher.backends import base
-from launcher.jobs import submitting
+from launcher.jobs import packing
 from launcher.jobs.refs import RunRef
 from tests.support.fakes import FakeBackend, ScriptedClock, code_archive, install_backend, job_config
 
@@ -35,7 +35,7 @@ def runs(tmp_path: Path) -> Path:
 def code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A folder of code whose archive is made up, so that no git is called."""
     monkeypatch.setattr("launcher.jobspec.code.archive", lambda *_args, **_options: code_archive())
-    monkeypatch.setattr(submitting, "shipped_folder", lambda: tmp_path)
+    monkeypatch.setattr(packing, "shipped_folder", lambda: tmp_path)
     return tmp_path / "code"
 
 

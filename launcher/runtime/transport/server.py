@@ -60,7 +60,7 @@ class MessageServer:
         return self._host, server.sockets[0].getsockname()[1]
 
     def send(self, worker: WorkerId, message: ToWorker) -> None:
-        """Hand a message over; a worker that is not connected misses it (its loss is an event of its own)."""
+        """Queue a message; a worker that is not connected misses it (its loss is an event of its own)."""
         self._loop.call_soon_threadsafe(self._write, worker, framed(message))
 
     def send_all(self, messages: Iterable[tuple[WorkerId, ToWorker]]) -> None:

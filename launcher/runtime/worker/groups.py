@@ -62,7 +62,7 @@ class Groups:
         threading.Thread(target=self._form, args=(assignment.generation, group), name="connect", daemon=True).start()
 
     def discard(self, generation: Generation) -> None:
-        """Give up a group that was not entered; nothing where it is unknown."""
+        """Leave and close a group that was not entered; nothing where it is unknown."""
         with self._lock:
             group = self._waiting.pop(generation, None)
             formed = group is not None and group.formed

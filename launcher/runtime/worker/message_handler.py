@@ -25,7 +25,7 @@ class Effects(Protocol):
         ...
 
     def discard(self, generation: Generation) -> None:
-        """Give up the group that is being formed, or was formed and not entered."""
+        """Leave the group that is being formed, or was formed and not entered."""
         ...
 
     def cut(self) -> None:

@@ -21,7 +21,7 @@ def new_run(store: ObjectStore) -> RunStore:
     return RunStore(store, RUN)
 
 
-def take_office(run: RunStore, *, from_term: int | None = None, checkpoint: int | None = None, adopted: int | None = None) -> Term:
+def begin_term(run: RunStore, *, from_term: int | None = None, checkpoint: int | None = None, adopted: int | None = None) -> Term:
     """Claim the next term and create its base."""
     term = run.claim_term("test", "2026-01-01T00:00:00.000Z")
     base = TermBase(

@@ -17,7 +17,7 @@ from launcher.core.types import Step, Term
 from launcher.record.lineage import LineageEntry, lineage
 from launcher.record.run_store import RunStore
 from tests.support.stores import ForgetfulStore, MemoryStore
-from tests.unit.checkpoint.parts import manifest_of, new_run, newest_whole, save, take_office
+from tests.unit.checkpoint.parts import begin_term, manifest_of, new_run, newest_whole, save
 
 pytestmark = pytest.mark.unit
 
@@ -41,7 +41,7 @@ def discard(run: RunStore, *infos: CheckpointInfo, blobs: tuple[bytes, ...] = ()
 
 def test_a_checkpoint_exists_once_it_is_committed_and_reads_back() -> None:
     run = new_run(MemoryStore())
-    term = take_office(run)
+    term = begin_term(run)
     assert list_checkpoints(run, chain_of(run)) == []
     assert save(run, 5, term, b"a")
     assert save(run, 10, term, b"b")
@@ -53,10 +53,10 @@ def test_a_checkpoint_exists_once_it_is_committed_and_reads_back() -> None:
 
 def test_only_the_lineage_counts() -> None:
     run = new_run(MemoryStore())
-    take_office(run)
+    begin_term(run)
     for step in (5, 10, 15):
         save(run, step, 1, b"%d" % step)
-    take_office(run, from_term=1, checkpoint=10)
+    begin_term(run, from_term=1, checkpoint=10)
     save(run, 20, 1, b"a fenced controller goes on")
     save(run, 15, 2, b"again")
     assert listed(run) == [info(15, 2), info(10, 1), info(5, 1)]
@@ -65,18 +65,18 @@ def test_only_the_lineage_counts() -> None:
 
 def test_what_the_trash_names_is_gone_but_for_what_a_base_names() -> None:
     run = new_run(MemoryStore())
-    take_office(run)
+    begin_term(run)
     for step in (5, 10):
         save(run, step, 1, b"%d" % step)
     discard(run, info(5, 1), info(10, 1))
     assert listed(run) == []
-    take_office(run, from_term=1, checkpoint=10)
+    begin_term(run, from_term=1, checkpoint=10)
     assert listed(run) == [info(10, 1)]
 
 
 def test_a_commit_counts_only_without_a_higher_term() -> None:
     run = new_run(MemoryStore())
-    term = take_office(run)
+    term = begin_term(run)
     run.claim_term("another", "now")
     assert not save(run, 5, term, b"a")
 
@@ -85,7 +85,7 @@ def test_a_commit_counts_only_without_a_higher_term() -> None:
 def test_a_lost_answer_is_resolved_by_reading_back(answer: str) -> None:
     store = ForgetfulStore(answer=answer)  # type: ignore[arg-type]
     run = new_run(store)
-    term = take_office(run)
+    term = begin_term(run)
     store.forgets = True
     manifest = manifest_of(5, term, b"a")
     if answer == "error":
@@ -97,7 +97,7 @@ def test_a_lost_answer_is_resolved_by_reading_back(answer: str) -> None:
 
 def test_another_checkpoint_under_the_same_key_is_no_commit() -> None:
     run = new_run(MemoryStore())
-    term = take_office(run)
+    term = begin_term(run)
     assert save(run, 5, term, b"a")
     with pytest.raises(CheckpointAbandoned, match="another checkpoint"):
         save(run, 5, term, b"b")
@@ -106,7 +106,7 @@ def test_another_checkpoint_under_the_same_key_is_no_commit() -> None:
 
 def test_a_chunk_named_in_the_trash_is_not_committed() -> None:
     run = new_run(MemoryStore())
-    term = take_office(run)
+    term = begin_term(run)
     save(run, 5, term, b"frozen", b"old")
     discard(run, blobs=(b"old",))
     with pytest.raises(CheckpointAbandoned, match="about to be deleted"):
@@ -117,7 +117,7 @@ def test_a_chunk_named_in_the_trash_is_not_committed() -> None:
 def test_the_newest_whole_one_is_found_and_the_others_are_told() -> None:
     store = MemoryStore()
     run = new_run(store)
-    term = take_office(run)
+    term = begin_term(run)
     for step in (5, 10, 15, 20):
         save(run, step, term, b"shared", b"%d" % step)
     store.objects[run.key(blob_key(digest_of(b"20")))] = b"21"
@@ -138,7 +138,7 @@ def test_the_newest_whole_one_is_found_and_the_others_are_told() -> None:
 def test_a_flipped_bit_anywhere_in_a_manifest_is_found() -> None:
     store = MemoryStore()
     run = new_run(store)
-    save(run, 5, take_office(run), b"a", b"b")
+    save(run, 5, begin_term(run), b"a", b"b")
     key = run.key(info(5, 1).key)
     whole = store.objects[key]
     nonce = json.loads(whole)["nonce"].encode()
@@ -155,7 +155,7 @@ def test_a_flipped_bit_anywhere_in_a_manifest_is_found() -> None:
 def test_a_manifest_under_a_wrong_key_is_corrupt() -> None:
     store = MemoryStore()
     run = new_run(store)
-    save(run, 5, take_office(run), b"a")
+    save(run, 5, begin_term(run), b"a")
     store.objects[run.key(info(6, 1).key)] = store.objects[run.key(info(5, 1).key)]
     with pytest.raises(CheckpointCorrupt, match="not the one that its key says"):
         read_manifest(run, info(6, 1))

@@ -12,7 +12,7 @@ from launcher.core.types import Step, Term
 from launcher.record.lineage import lineage
 from launcher.record.run_store import LEASE_S, RunStore
 from tests.support.stores import Killed, MemoryStore, MortalStore
-from tests.unit.checkpoint.parts import new_run, newest_whole, save, take_office
+from tests.unit.checkpoint.parts import begin_term, new_run, newest_whole, save
 
 pytestmark = pytest.mark.unit
 
@@ -46,7 +46,7 @@ def nothing_named_is_gone(run: RunStore) -> None:
 
 
 def five_checkpoints(run: RunStore) -> Term:
-    term = take_office(run)
+    term = begin_term(run)
     for step in (1, 2, 3, 4, 5):
         assert save(run, step, term, b"frozen", b"step %d" % step)
     return term
@@ -76,7 +76,7 @@ def test_a_new_controller_waits_by_its_own_clock() -> None:
     run = new_run(MemoryStore())
     Deletion(run, five_checkpoints(run), ManualClock()).name(keep=2, newest_whole=info(5))
     clock = ManualClock()
-    deletion = Deletion(run, take_office(run, from_term=1, checkpoint=5), clock)
+    deletion = Deletion(run, begin_term(run, from_term=1, checkpoint=5), clock)
     assert deletion.collect() == []
     clock.advance(WAIT_S)
     assert len(deletion.collect()) == 1
@@ -123,7 +123,7 @@ def test_what_a_base_or_a_pin_names_by_now_comes_back_whole() -> None:
     old = Deletion(run, five_checkpoints(run), ManualClock())
     old.name(keep=1, newest_whole=info(5))  # while its successor takes 3 as its base
     clock = ManualClock()
-    deletion = Deletion(run, take_office(run, from_term=1, checkpoint=3), clock)
+    deletion = Deletion(run, begin_term(run, from_term=1, checkpoint=3), clock)
     run.claim(f"pins/{info(2).key.removeprefix('checkpoints/')}", {})
     assert listed(run) == [info(3)]
     deletion.collect()
@@ -171,7 +171,7 @@ def test_a_controller_that_computes_the_same_steps_again_can_commit_them() -> No
     run = new_run(store)
     five_checkpoints(run)
     store.objects[run.key(blob_key(digest_of(b"step 5")))] = b"damaged"
-    term = take_office(run, from_term=1, checkpoint=4)
+    term = begin_term(run, from_term=1, checkpoint=4)
     deletion = Deletion(run, term, clock)
     deletion.name(keep=1, newest_whole=info(4))
     assert save(run, 5, term, b"frozen", b"step 5")
@@ -185,10 +185,10 @@ def test_a_controller_that_computes_the_same_steps_again_can_commit_them() -> No
 
 
 def a_life(run: RunStore, seen: Callable[[], None] = lambda: None) -> None:
-    """A controller takes office at the newest checkpoint, saves, names, waits, deletes, saves."""
+    """A controller begins its term at the newest checkpoint, saves, names, waits, deletes, saves."""
     clock = ManualClock()
     found, _ = newest_whole(run)
-    term = take_office(run, from_term=found.term if found else None, checkpoint=found.step if found else None)
+    term = begin_term(run, from_term=found.term if found else None, checkpoint=found.step if found else None)
     deletion = Deletion(run, term, clock)
     start = found.step if found else 0
     for step in range(start + 1, start + 7):

@@ -14,7 +14,7 @@ from tests.unit.checkpoint.parts import RUN, manifest_of, part
 pytestmark = pytest.mark.unit
 
 
-def test_parts_and_manifests_travel_as_strict_json() -> None:
+def test_parts_and_manifests_are_strict_json() -> None:
     odd = replace(part(3, {0: b"x"}, count=1), state={"best": math.inf, "list": [1, -math.inf, None], "text": "é"})
     sent = json.loads(json.dumps(odd.to_json(), allow_nan=False))
     assert CheckpointPart.from_json(sent) == odd

@@ -38,7 +38,7 @@ def call(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
 @pytest.fixture
 def finished(submit: Callable[..., RunRef], clock: ScriptedClock) -> RunRef:
     ref = submit(name="mine")
-    controller = FakeController(ref.open(), clock, state=JobState.RUNNING, step=100).take_office()
+    controller = FakeController(ref.open(), clock, state=JobState.RUNNING, step=100).begin_term()
     for minute in range(3):
         controller.segment("logs", *({"rank": rank, "stream": "stdout", "line": f"minute {minute}"} for rank in (0, 1)))
         controller.segment("events", {"kind": "checkpoint_committed", "step": minute})
@@ -117,7 +117,7 @@ def test_stop_waits_for_the_end_unless_told_not_to(
     call: Callable[..., Result], submit: Callable[..., RunRef], clock: ScriptedClock, backend: FakeBackend
 ) -> None:
     ref = submit(name="mine")
-    controller = FakeController(ref.open(), clock, state=JobState.RUNNING).take_office()
+    controller = FakeController(ref.open(), clock, state=JobState.RUNNING).begin_term()
     assert call("stop", "mine", "--no-wait").stdout == "mine is asked to stop: RUNNING\n"
     asked: list[int] = []
 
@@ -138,7 +138,7 @@ def elastic(submit: Callable[..., RunRef], clock: ScriptedClock, monkeypatch: py
     """A run of 2..4 workers with 4, and a person whose waiting is the script's time."""
     monkeypatch.setattr("launcher.jobs.resizing.SystemClock", lambda: clock)
     ref = submit(name="mine", workers="2..4")
-    return FakeController(ref.open(), clock, state=JobState.RUNNING, world_size=4, generation=1, step=50).take_office()
+    return FakeController(ref.open(), clock, state=JobState.RUNNING, world_size=4, generation=1, step=50).begin_term()
 
 
 def test_resize_waits_for_the_size_and_shows_the_change(call: Callable[..., Result], elastic: FakeController, clock: ScriptedClock) -> None:
@@ -172,7 +172,7 @@ def test_resize_without_waiting(call: Callable[..., Result], elastic: FakeContro
     assert result.stdout == "mine is asked for 3 workers (2..4) instead of 4 workers (2..4)\n"
 
 
-def test_an_interrupt_of_the_wait_leaves_the_wish(call: Callable[..., Result], elastic: FakeController, clock: ScriptedClock) -> None:
+def test_an_interrupt_of_the_wait_leaves_the_request(call: Callable[..., Result], elastic: FakeController, clock: ScriptedClock) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
@@ -215,16 +215,16 @@ def test_resume_follows_or_detaches(
     call: Callable[..., Result], submit: Callable[..., RunRef], clock: ScriptedClock, backend: FakeBackend
 ) -> None:
     ref = submit(name="mine")
-    FakeController(ref.open(), clock, state=JobState.RUNNING).take_office().end(JobState.FAILED)
+    FakeController(ref.open(), clock, state=JobState.RUNNING).begin_term().end(JobState.FAILED)
     assert "launch logs mine -f" in call("resume", "mine", "-d").stdout
     with pytest.raises(RunStateError, match="is running already"):
         call("resume", "mine")
 
-    again = FakeController(ref.open(), clock, state=JobState.RUNNING).take_office(from_term=1)  # type: ignore[arg-type]
+    again = FakeController(ref.open(), clock, state=JobState.RUNNING).begin_term(from_term=1)  # type: ignore[arg-type]
     again.end(JobState.STOPPED)
 
     def fail_at_once(run: Any) -> None:
-        FakeController(run, clock).take_office(from_term=2).end(JobState.FAILED, reason="no luck")  # type: ignore[arg-type]
+        FakeController(run, clock).begin_term(from_term=2).end(JobState.FAILED, reason="no luck")  # type: ignore[arg-type]
 
     backend.on_launch = fail_at_once
     result = call("resume", "mine")
@@ -238,10 +238,3 @@ def test_a_dashboard_has_an_address_and_a_token(call: Callable[..., Result], fin
     backend.page = Dashboard(url="http://127.0.0.1:8265", token_file="/home/me/token")
     assert call("dashboard", "mine").stdout == "http://127.0.0.1:8265\ntoken: /home/me/token\n"
     assert json.loads(call("dashboard", "mine", "-o", "json").stdout) == {"url": "http://127.0.0.1:8265", "token_file": "/home/me/token"}
-
-
-def test_names_complete(finished: RunRef, submit: Callable[..., RunRef], runs: Path) -> None:
-    submit(name="minor")
-    submit(name="other")
-    assert run_verbs.run_names("min", str(runs)) == ["mine", "minor"]
-    assert run_verbs.run_names("", str(runs / "nowhere")) == []

@@ -25,11 +25,6 @@ def recorded(record: dict[str, Any]) -> RecordedEvent:
         ),
         ("generation_withdrawn", {"to_generation": 3, "reason": "w5 could not connect"}, "generation 3, w5 could not connect"),
         (
-            "generation_committed",
-            {"to_generation": 3, "world_size": 4, "donors": [0, 1], "receivers": [3], "hold": True},
-            "generation 3, 4 workers, state from 0, 1 to 3  hold=True",
-        ),
-        (
             "worker_lost",
             {"worker": "w2", "rank": 0, "pid": 17, "node": "here", "detail": "killed by signal 9"},
             "w2, rank 0, pid 17 on here, killed by signal 9",
@@ -41,15 +36,8 @@ def recorded(record: dict[str, Any]) -> RecordedEvent:
         ("worker_error", {"worker": "w2", "rank": 1, "at": 7, "detail": "ValueError: no"}, "w2, rank 1, at step 7, ValueError: no"),
         ("straggler", {"worker": "w2", "ratio": 2.5}, "w2, takes 2.5 times as long as the others"),
         ("policy", {"decision": "hold", "reason": "a resize would not pay: {braces}"}, "hold, a resize would not pay: {braces}"),
-        (
-            "capacity_waiting",
-            {"waiting_for": "2 workers with 1 GPU each", "timeout_s": 1800.0},
-            "waits for 2 workers with 1 GPU each, for 1800 s at the most",
-        ),
-        ("capacity_back", {"waited_s": 12.5}, "after 12.5 s"),
         ("generation_prepared", {"to_generation": 3, "world_size": 1}, "generation 3, 1 worker"),
         ("workers_adopted", {"workers": [{"id": "w1", "rank": 0, "pid": 5, "node": "n"}]}, "w1 (rank 0, pid 5 on n)"),
-        ("checkpoint_abandoned", {"checkpoint_step": 40, "detail": "w2 was lost"}, "step 40, w2 was lost"),
         ("something_new", {"worker": "w2", "figure": 1.5, "nothing": None}, "worker=w2 figure=1.5 nothing=None"),
     ],
 )

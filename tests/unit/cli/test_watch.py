@@ -31,7 +31,7 @@ def playing(submit: Callable[..., RunRef], clock: ScriptedClock, runs: Path, mon
     box: list[FakeController] = []
 
     def begin() -> None:
-        box.append(FakeController(ref.open(), clock).take_office())
+        box.append(FakeController(ref.open(), clock).begin_term())
         box[0].segment("events", {"kind": "term_started", "step": 0})
 
     def run() -> None:
@@ -91,7 +91,7 @@ def test_the_exit_code_is_that_of_the_final_state(
     submit: Callable[..., RunRef], clock: ScriptedClock, state: JobState, written: int | None, exits: int
 ) -> None:
     ref = submit()
-    FakeController(ref.open(), clock).take_office().end(state, exit_code=written)
+    FakeController(ref.open(), clock).begin_term().end(state, exit_code=written)
     assert watch.follow(ref, output="text", clock=clock) == exits
 
 
@@ -99,7 +99,7 @@ def test_a_run_that_goes_on_does_not_tell_its_past_again(
     submit: Callable[..., RunRef], clock: ScriptedClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ref = submit()
-    controller = FakeController(ref.open(), clock).take_office()
+    controller = FakeController(ref.open(), clock).begin_term()
     controller.segment("logs", {"rank": 0, "stream": "stdout", "line": "old"})
     clock.at(1.0, lambda: controller.segment("logs", {"rank": 0, "stream": "stdout", "line": "new"}))
     clock.at(2.0, lambda: controller.end(JobState.SUCCEEDED))
@@ -140,7 +140,7 @@ def _sit_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 
 
 @pytest.mark.parametrize(
-    ("answer", "exits", "wish"), [("d", 130, "running"), ("s", 3, "stopped"), ("c", 0, "running"), (None, 3, "stopped")]
+    ("answer", "exits", "wanted"), [("d", 130, "running"), ("s", 3, "stopped"), ("c", 0, "running"), (None, 3, "stopped")]
 )
 def test_on_a_terminal_an_interrupt_asks_first(
     playing: RunRef,
@@ -148,7 +148,7 @@ def test_on_a_terminal_an_interrupt_asks_first(
     monkeypatch: pytest.MonkeyPatch,
     answer: str | None,
     exits: int,
-    wish: str,
+    wanted: str,
 ) -> None:
     _sit_at_a_terminal(monkeypatch)
 
@@ -159,7 +159,7 @@ def test_on_a_terminal_an_interrupt_asks_first(
 
     monkeypatch.setattr(click, "prompt", prompt)
     clock.at(20.0, _interrupt)
-    if wish == "stopped":
+    if wanted == "stopped":
         ended = {"done": False}
 
         def obey() -> None:
@@ -175,7 +175,7 @@ def test_on_a_terminal_an_interrupt_asks_first(
     assert watch.follow(playing, output="text", clock=clock) == exits
     desired = playing.open().desired()
     assert desired is not None
-    assert desired.state == wish
+    assert desired.state == wanted
 
 
 def test_an_outage_of_the_store_does_not_end_the_watch(
@@ -220,7 +220,7 @@ def test_a_change_of_the_group_is_shown_when_it_happens(
     terminal = _sit_at_a_terminal(monkeypatch) if screen == "live" else None
     ref = submit(name="mine", workers="2..6")
     six = WorkerBounds(min=2, max=6, target=3)
-    controller = FakeController(ref.open(), clock, state=JobState.RUNNING, world_size=2, generation=1, step=1, workers=six).take_office()
+    controller = FakeController(ref.open(), clock, state=JobState.RUNNING, world_size=2, generation=1, step=1, workers=six).begin_term()
 
     def grow() -> None:
         controller.segment(

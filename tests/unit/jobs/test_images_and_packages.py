@@ -45,7 +45,7 @@ def test_the_packages_that_a_job_needs_are_archived_with_it(
     run = ref.open()
     assert run.store.get(run.key(requirements_key(digest))) == b"einops==0.8.1\n"
     (code / "extra.txt").write_text("einops==0.9\n")
-    FakeController(run, clock).take_office().end(JobState.FAILED, exit_code=1)
+    FakeController(run, clock).begin_term().end(JobState.FAILED, exit_code=1)
     jobs.resume(ref, clock=clock)
     assert backend.launched[-1].code.packages == digest
 
@@ -97,7 +97,7 @@ def test_a_resume_is_held_to_the_machine_that_resumes(
     submit: Callable[..., RunRef], runs: Path, clock: ScriptedClock, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ref = submit()
-    FakeController(ref.open(), clock).take_office().end(JobState.FAILED, exit_code=1)
+    FakeController(ref.open(), clock).begin_term().end(JobState.FAILED, exit_code=1)
     saw(runs, clock, ray="1.0.0")
     with pytest.raises(ConfigError, match=r"ray 1\.0\.0 instead of"):
         jobs.resume(ref, clock=clock)

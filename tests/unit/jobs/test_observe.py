@@ -23,15 +23,15 @@ from tests.support.fakes import FakeBackend, FakeController, ScriptedClock
 pytestmark = pytest.mark.unit
 
 BOUNDS = WorkerBounds(min=1, max=1, target=1)
-WISH = Desired(revision=1, state="running", spec=1, workers=BOUNDS, by="me", at="")
+DESIRED = Desired(revision=1, state="running", spec=1, workers=BOUNDS, by="me", at="")
 BASE = {Term(1): TermBase(from_term=None, checkpoint_step=None, adopted_step=None)}
 RUNNING = RunStatus(run_id="r", name="r", state=JobState.RUNNING, workers=BOUNDS)
-NOTHING = Snapshot(WISH, Term(0), {}, None)
-CLAIMED = Snapshot(WISH, Term(1), {}, None)
-SILENT = Snapshot(WISH, Term(1), BASE, None)
-ALIVE = Snapshot(WISH, Term(1), BASE, RUNNING)
-ENDED = Snapshot(WISH, Term(1), BASE, replace(RUNNING, state=JobState.FAILED))
-RESUMED = Snapshot(replace(WISH, revision=2, resumes=Term(1)), Term(2), BASE, ENDED.written)
+NOTHING = Snapshot(DESIRED, Term(0), {}, None)
+CLAIMED = Snapshot(DESIRED, Term(1), {}, None)
+SILENT = Snapshot(DESIRED, Term(1), BASE, None)
+ALIVE = Snapshot(DESIRED, Term(1), BASE, RUNNING)
+ENDED = Snapshot(DESIRED, Term(1), BASE, replace(RUNNING, state=JobState.FAILED))
+RESUMED = Snapshot(replace(DESIRED, revision=2, resumes=Term(1)), Term(2), BASE, ENDED.written)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_an_end_is_as_written_whoever_is_gone(
     submit: Callable[..., RunRef], clock: ScriptedClock, backend: FakeBackend, state: JobState
 ) -> None:
     ref = submit()
-    written = FakeController(ref.open(), clock).take_office().end(state)
+    written = FakeController(ref.open(), clock).begin_term().end(state)
     backend.owned = Owner.GONE
     assert jobs.status(ref, clock=clock) == written
     assert clock.monotonic() == 0
@@ -94,7 +94,7 @@ def test_a_run_that_moves_is_as_written_also_from_elsewhere(
     submit: Callable[..., RunRef], clock: ScriptedClock, backend: FakeBackend
 ) -> None:
     ref = submit()
-    controller = FakeController(ref.open(), clock, state=JobState.RUNNING).take_office()
+    controller = FakeController(ref.open(), clock, state=JobState.RUNNING).begin_term()
     backend.owned = Owner.UNKNOWN
     clock.every(2.0, controller.beat, until=60)
     assert jobs.status(ref, clock=clock).state is JobState.RUNNING
@@ -103,7 +103,7 @@ def test_a_run_that_moves_is_as_written_also_from_elsewhere(
 
 def test_a_run_that_does_not_move_is_lost_after_a_lease(submit: Callable[..., RunRef], clock: ScriptedClock, backend: FakeBackend) -> None:
     ref = submit(name="mine")
-    controller = FakeController(ref.open(), clock, state=JobState.RUNNING).take_office()
+    controller = FakeController(ref.open(), clock, state=JobState.RUNNING).begin_term()
     backend.owned = Owner.UNKNOWN
     status = jobs.status(ref, clock=clock)
     assert status.state is JobState.LOST
@@ -119,7 +119,7 @@ def test_a_dead_run_is_closed_at_once_with_all_that_it_did(
 ) -> None:
     ref = submit(name="mine")
     run = ref.open()
-    controller = FakeController(run, clock, state=JobState.RUNNING, step=30, train_loss=0.5).take_office()
+    controller = FakeController(run, clock, state=JobState.RUNNING, step=30, train_loss=0.5).begin_term()
     controller.checkpoint(20)
     controller.segment("events", {"kind": "steps", "step": 33, "first": 31, "last": 33, "samples": [30, 33]})
     backend.owned = Owner.GONE
@@ -155,7 +155,7 @@ def test_a_launch_under_way_is_not_taken_for_dead(submit: Callable[..., RunRef],
 
 def test_an_end_written_while_the_owner_goes_is_believed(submit: Callable[..., RunRef], clock: ScriptedClock, backend: FakeBackend) -> None:
     ref = submit()
-    controller = FakeController(ref.open(), clock, state=JobState.RUNNING).take_office()
+    controller = FakeController(ref.open(), clock, state=JobState.RUNNING).begin_term()
 
     def owner(run: RunStore) -> Owner:
         controller.end(JobState.SUCCEEDED)
@@ -169,7 +169,7 @@ def test_an_end_written_while_the_owner_goes_is_believed(submit: Callable[..., R
 def test_two_closers_end_it_once_for_readers(submit: Callable[..., RunRef], clock: ScriptedClock) -> None:
     ref = submit()
     run = ref.open()
-    FakeController(run, clock, state=JobState.RUNNING).take_office()
+    FakeController(run, clock, state=JobState.RUNNING).begin_term()
     seen = read_snapshot(run)
     assert close(ref, run, seen, state=JobState.FAILED, reason="first", clock=clock)
     assert not close(ref, run, seen, state=JobState.STOPPED, reason="second", clock=clock)
@@ -180,7 +180,7 @@ def test_two_closers_end_it_once_for_readers(submit: Callable[..., RunRef], cloc
 def test_a_controller_that_takes_office_meanwhile_wins(submit: Callable[..., RunRef], clock: ScriptedClock, backend: FakeBackend) -> None:
     ref = submit()
     run = ref.open()
-    FakeController(run, clock, state=JobState.RUNNING).take_office()
+    FakeController(run, clock, state=JobState.RUNNING).begin_term()
     seen = read_snapshot(run)
     original = RunStore.claim_just
     late: list[FakeController] = []
@@ -190,7 +190,7 @@ def test_a_controller_that_takes_office_meanwhile_wins(submit: Callable[..., Run
         if not late:
             late.append(FakeController.__new__(FakeController))
             late[0].__init__(run, clock, state=JobState.RUNNING, step=7)  # type: ignore[misc]
-            late[0].take_office(from_term=Term(1))
+            late[0].begin_term(from_term=Term(1))
         return won
 
     with pytest.MonkeyPatch.context() as patch:
@@ -200,11 +200,11 @@ def test_a_controller_that_takes_office_meanwhile_wins(submit: Callable[..., Run
     assert (status.state, status.step, status.term) == (JobState.RUNNING, 7, 3)
 
 
-def test_a_run_whose_stop_was_wished_is_closed_as_stopped(
+def test_a_run_whose_stop_was_asked_for_is_closed_as_stopped(
     submit: Callable[..., RunRef], clock: ScriptedClock, backend: FakeBackend
 ) -> None:
     ref = submit()
-    FakeController(ref.open(), clock, state=JobState.RUNNING).take_office()
+    FakeController(ref.open(), clock, state=JobState.RUNNING).begin_term()
     assert jobs.stop(ref, clock=clock).state is JobState.RUNNING
     backend.owned = Owner.GONE
     status = jobs.status(ref, clock=clock)
@@ -217,7 +217,7 @@ def test_the_list_is_newest_first_and_watches_all_at_once(
     for number in range(5):
         ref = submit(name=f"run-{number}")
         clock.advance(1.0)
-        FakeController(ref.open(), clock, state=JobState.RUNNING).take_office()
+        FakeController(ref.open(), clock, state=JobState.RUNNING).begin_term()
     backend.owned = Owner.UNKNOWN
     began = clock.monotonic()
     listed = jobs.list_runs(str(runs), clock=clock)
@@ -239,7 +239,7 @@ def test_a_broken_record_does_not_hide_the_others(submit: Callable[..., RunRef],
 
 def test_watching_goes_on_through_lost_until_the_end(submit: Callable[..., RunRef], clock: ScriptedClock, backend: FakeBackend) -> None:
     ref = submit()
-    controller = FakeController(ref.open(), clock, state=JobState.RUNNING).take_office()
+    controller = FakeController(ref.open(), clock, state=JobState.RUNNING).begin_term()
     backend.owned = Owner.UNKNOWN
     clock.at(20.0, controller.beat)
     clock.at(22.0, lambda: controller.end(JobState.SUCCEEDED))
@@ -254,7 +254,7 @@ def test_watching_goes_on_through_lost_until_the_end(submit: Callable[..., RunRe
 def test_a_claimed_term_without_a_base_is_taken_over(submit: Callable[..., RunRef], clock: ScriptedClock, backend: FakeBackend) -> None:
     ref = submit()
     run = ref.open()
-    FakeController(run, clock, state=JobState.RUNNING).take_office()
+    FakeController(run, clock, state=JobState.RUNNING).begin_term()
     run.claim_term("a controller that died at once", "now")
     backend.owned = Owner.GONE
     status = jobs.status(ref, clock=clock)
@@ -263,6 +263,6 @@ def test_a_claimed_term_without_a_base_is_taken_over(submit: Callable[..., RunRe
 
 def test_the_last_words_of_a_dead_run_are_told(submit: Callable[..., RunRef], backend: FakeBackend, clock: ScriptedClock) -> None:
     ref = submit()
-    FakeController(ref.open(), clock, state=JobState.RUNNING).take_office()
+    FakeController(ref.open(), clock, state=JobState.RUNNING).begin_term()
     backend.owned, backend.said = Owner.GONE, "no space left on device"
     assert "no space left on device" in jobs.status(ref, clock=clock).reason

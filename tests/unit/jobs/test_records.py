@@ -30,14 +30,14 @@ def _line(line: str, rank: int = 0) -> JsonObject:
 def rolled_back(submit: Callable[..., RunRef], clock: ScriptedClock) -> RunRef:
     """Term 1 reached step 30, term 2 went on from the checkpoint at 20; term 3 never had a base."""
     ref = submit()
-    first = FakeController(ref.open(), clock).take_office()
+    first = FakeController(ref.open(), clock).begin_term()
     first.segment("events", {"kind": "started", "step": 0}, _steps(1, 15))
     first.segment("events", _steps(16, 30), {"kind": "checkpoint_committed", "step": 30}, {"kind": "worker_lost", "step": 30})
     first.segment("metrics", {"step": 10}, {"step": 20}, {"step": 30})
     first.segment("logs", _line("a"), _line("b", 1))
     first.end(JobState.FAILED)
     clock.advance(60)
-    second = FakeController(ref.open(), clock).take_office(from_term=first.term, checkpoint_step=20)
+    second = FakeController(ref.open(), clock).begin_term(from_term=first.term, checkpoint_step=20)
     second.segment("events", {"kind": "started", "step": 20}, _steps(21, 25))
     second.segment("metrics", {"step": 25})
     second.segment("logs", _line("c"), _line("d", 1))
@@ -85,7 +85,7 @@ def test_logs_are_all_that_was_printed(rolled_back: RunRef, clock: ScriptedClock
 
 def test_following_ends_with_the_run_and_misses_nothing(submit: Callable[..., RunRef], clock: ScriptedClock) -> None:
     ref = submit()
-    controller = FakeController(ref.open(), clock, state=JobState.RUNNING).take_office()
+    controller = FakeController(ref.open(), clock, state=JobState.RUNNING).begin_term()
     controller.segment("logs", _line("before"))
     clock.at(1.0, lambda: controller.segment("logs", _line("during")))
 
@@ -104,6 +104,6 @@ def test_a_reader_tells_each_record_once_and_waits_for_the_base(submit: Callable
     reader = event_reader(ref.open())
     controller.segment("events", {"kind": "started", "step": 0})
     assert list(reader.new()) == []
-    controller.take_office()
+    controller.begin_term()
     assert [event.kind for event in reader.new()] == ["started"]
     assert list(reader.new()) == []

@@ -30,7 +30,7 @@ def bounds(low: int, high: int, target: int | None = None) -> WorkerBounds:
 def running(submit: Callable[..., RunRef], clock: ScriptedClock) -> tuple[RunRef, FakeController]:
     """A run of 2..4 workers with 4, whose batch has 8 shards."""
     ref = submit(name="mine", workers="2..4")
-    return ref, FakeController(ref.open(), clock, state=JobState.RUNNING, world_size=4, generation=1).take_office()
+    return ref, FakeController(ref.open(), clock, state=JobState.RUNNING, world_size=4, generation=1).begin_term()
 
 
 def in_force(ref: RunRef) -> Desired:
@@ -84,11 +84,11 @@ def test_a_size_that_cannot_be_had_says_what_can(size: int | str, what: str, exp
     assert error.given
 
 
-def test_a_wish_is_a_new_revision_and_changes_the_size_alone(running: tuple[RunRef, FakeController], clock: ScriptedClock) -> None:
+def test_a_request_is_a_new_revision_and_changes_the_size_alone(running: tuple[RunRef, FakeController], clock: ScriptedClock) -> None:
     ref, _ = running
     before = in_force(ref)
-    wish = jobs.resize(ref, "1..6", clock=clock)
-    assert (wish.workers, wish.before, wish.revision, wish.changed) == (bounds(1, 6), NOW, 2, True)
+    request = jobs.resize(ref, "1..6", clock=clock)
+    assert (request.workers, request.before, request.revision, request.changed) == (bounds(1, 6), NOW, 2, True)
     after = in_force(ref)
     assert replace(after, revision=1, workers=NOW, by=before.by, at=before.at) == before
     assert jobs.resize(ref, 5, clock=clock).workers == bounds(1, 6, 5)
@@ -121,8 +121,8 @@ def test_who_loses_the_race_looks_again(
         return original(self, wanted)
 
     monkeypatch.setattr(RunStore, "create_desired", overtaken)
-    wish = jobs.resize(ref, 2, clock=clock)
-    assert (wish.revision, wish.before, wish.workers) == (3, bounds(1, 3), bounds(1, 3, 2))
+    request = jobs.resize(ref, 2, clock=clock)
+    assert (request.revision, request.before, request.workers) == (3, bounds(1, 3), bounds(1, 3, 2))
 
 
 def test_who_loses_the_race_to_a_stop_is_refused(
@@ -168,8 +168,8 @@ def test_a_run_that_has_not_begun_begins_at_that_size(submit: Callable[..., RunR
     assert (status.state, status.workers) == (JobState.PENDING, bounds(1, 4, 2))
 
 
-def wait(ref: RunRef, wish: SizeRequest, clock: ScriptedClock, **options: float) -> Waited:
-    *rest, last = jobs.follow_resize(ref, wish, clock=clock, **options)
+def wait(ref: RunRef, request: SizeRequest, clock: ScriptedClock, **options: float) -> Waited:
+    *rest, last = jobs.follow_resize(ref, request, clock=clock, **options)
     assert last.over
     assert not any(each.over for each in rest)
     return last
@@ -177,43 +177,43 @@ def wait(ref: RunRef, wish: SizeRequest, clock: ScriptedClock, **options: float)
 
 def test_the_wait_ends_when_the_size_is_there(running: tuple[RunRef, FakeController], clock: ScriptedClock) -> None:
     ref, controller = running
-    wish = jobs.resize(ref, 3, clock=clock)
-    clock.at(2.0, lambda: controller.write(workers=wish.workers))
+    request = jobs.resize(ref, 3, clock=clock)
+    clock.at(2.0, lambda: controller.write(workers=request.workers))
     clock.at(3.0, lambda: controller.write(state=JobState.RESIZING))
     clock.at(4.0, lambda: controller.write(world_size=3, generation=2))
     clock.at(5.0, lambda: controller.write(state=JobState.RUNNING))
-    last = wait(ref, wish, clock)
+    last = wait(ref, request, clock)
     assert (last.why, last.status.generation) == ("", 2)
     assert 5.0 <= clock.monotonic() < 6.0
 
 
 def test_the_wait_ends_with_the_capacity_that_is_missing(running: tuple[RunRef, FakeController], clock: ScriptedClock) -> None:
     ref, controller = running
-    wish = jobs.resize(ref, "2..6", clock=clock)
-    clock.at(4.0, lambda: controller.write(workers=wish.workers, waiting_for="2 workers with 1 GPU each"))
-    last = wait(ref, wish, clock)
+    request = jobs.resize(ref, "2..6", clock=clock)
+    clock.at(4.0, lambda: controller.write(workers=request.workers, waiting_for="2 workers with 1 GPU each"))
+    last = wait(ref, request, clock)
     assert last.why == "it has 4 of 6 and waits for 2 workers with 1 GPU each; the wish stays"
     assert clock.monotonic() < 5.0
 
 
 def test_the_wait_ends_in_any_case(running: tuple[RunRef, FakeController], clock: ScriptedClock) -> None:
     ref, controller = running
-    wish = jobs.resize(ref, 3, clock=clock)
-    clock.at(2.0, lambda: controller.write(workers=wish.workers, reason="rank 3 is busy"))
-    assert wait(ref, wish, clock, timeout_s=30).why == "it has 4 of 3 after 30 s, RUNNING: rank 3 is busy; the wish stays"
+    request = jobs.resize(ref, 3, clock=clock)
+    clock.at(2.0, lambda: controller.write(workers=request.workers, reason="rank 3 is busy"))
+    assert wait(ref, request, clock, timeout_s=30).why == "it has 4 of 3 after 30 s, RUNNING: rank 3 is busy; the wish stays"
     assert 30.0 <= clock.monotonic() < 31.0
 
 
-def test_a_wish_of_somebody_else_ends_the_wait(running: tuple[RunRef, FakeController], clock: ScriptedClock) -> None:
+def test_a_request_of_somebody_else_ends_the_wait(running: tuple[RunRef, FakeController], clock: ScriptedClock) -> None:
     ref, _ = running
-    wish = jobs.resize(ref, 3, clock=clock)
+    request = jobs.resize(ref, 3, clock=clock)
     clock.at(1.0, lambda: jobs.resize(ref, "2..6", clock=clock))
-    assert "asked for 6 workers (2..6) meanwhile" in wait(ref, wish, clock).why
+    assert "asked for 6 workers (2..6) meanwhile" in wait(ref, request, clock).why
 
 
 STATUS = RunStatus(run_id="r", name="mine", state=JobState.RUNNING, world_size=3, workers=bounds(2, 4, 3))
-WISH = SizeRequest(bounds(2, 4, 3), NOW, 2)
-DESIRED = Desired(revision=2, state="running", spec=1, workers=WISH.workers, by="me@here", at="")
+REQUEST = SizeRequest(bounds(2, 4, 3), NOW, 2)
+DESIRED = Desired(revision=2, state="running", spec=1, workers=REQUEST.workers, by="me@here", at="")
 
 
 @pytest.mark.parametrize(
@@ -231,18 +231,18 @@ DESIRED = Desired(revision=2, state="running", spec=1, workers=WISH.workers, by=
     ],
 )
 def test_why_a_size_is_not_there(status: dict[str, Any], desired: dict[str, Any], why: str | None) -> None:
-    assert why_not(replace(STATUS, **status), WISH, replace(DESIRED, **desired)) == why
+    assert why_not(replace(STATUS, **status), REQUEST, replace(DESIRED, **desired)) == why
 
 
-def test_a_lost_run_keeps_the_wish_for_who_takes_it_over(
+def test_a_lost_run_keeps_the_request_for_who_takes_it_over(
     running: tuple[RunRef, FakeController], clock: ScriptedClock, backend: FakeBackend
 ) -> None:
     ref, _ = running
     backend.owned = Owner.UNKNOWN
-    wish = jobs.resize(ref, 3, clock=clock)
-    assert wait(ref, wish, clock).status.state is JobState.LOST
+    request = jobs.resize(ref, 3, clock=clock)
+    assert wait(ref, request, clock).status.state is JobState.LOST
     jobs.resume(ref, clock=clock)
-    assert in_force(ref).workers == wish.workers
+    assert in_force(ref).workers == request.workers
 
 
 def test_a_resume_keeps_what_a_resize_left_unless_it_names_other_bounds(
@@ -255,7 +255,7 @@ def test_a_resume_keeps_what_a_resize_left_unless_it_names_other_bounds(
     controller.end(JobState.FAILED)
     jobs.resume(ref, clock=clock)
     assert (in_force(ref).workers, in_force(ref).spec) == (bounds(1, 6, 5), 1)
-    FakeController(ref.open(), clock).take_office(from_term=controller.term).end(JobState.FAILED)
+    FakeController(ref.open(), clock).begin_term(from_term=controller.term).end(JobState.FAILED)
     jobs.resume(ref, ["workers=2..4"], clock=clock)
     assert in_force(ref).workers == NOW
 
@@ -271,5 +271,5 @@ def test_what_has_to_fit_at_a_resume_is_the_lower_bound_that_a_resize_left(
         jobs.resize(ref, size, clock=clock)
         controller.end(JobState.FAILED)
         jobs.resume(ref, clock=clock)
-        controller = FakeController(ref.open(), clock, state=JobState.RUNNING).take_office(from_term=controller.term)
+        controller = FakeController(ref.open(), clock, state=JobState.RUNNING).begin_term(from_term=controller.term)
     assert placed == [bounds(1, 4), bounds(4, 4)]

@@ -43,7 +43,7 @@ def overridden(monkeypatch: pytest.MonkeyPatch) -> Callable[[Change], list[str]]
 def ended(submit: Callable[..., RunRef], clock: ScriptedClock) -> Callable[[JobState], RunRef]:
     def end(state: JobState) -> RunRef:
         ref = submit(name="mine")
-        FakeController(ref.open(), clock, step=100, epoch=10.0).take_office().end(state, exit_code=1)
+        FakeController(ref.open(), clock, step=100, epoch=10.0).begin_term().end(state, exit_code=1)
         return ref
 
     return end
@@ -62,7 +62,7 @@ def test_an_ended_run_goes_on_with_the_same_spec(
     assert (desired.revision, desired.state, desired.spec, desired.resumes) == (2, "running", 1, 1)
     status = jobs.status(ref, clock=clock)
     assert (status.state, status.step, status.exit_code, status.ended_at) == (JobState.PENDING, 100, None, None)
-    FakeController(ref.open(), clock, state=JobState.RUNNING).take_office(from_term=status.term)  # type: ignore[arg-type]
+    FakeController(ref.open(), clock, state=JobState.RUNNING).begin_term(from_term=status.term)  # type: ignore[arg-type]
     assert jobs.status(ref, clock=clock).state is JobState.RUNNING
 
 
@@ -70,7 +70,7 @@ def test_a_living_run_is_refused(submit: Callable[..., RunRef], clock: ScriptedC
     ref = submit()
     with pytest.raises(RunStateError, match="is running already"):
         jobs.resume(ref, clock=clock)
-    FakeController(ref.open(), clock, state=JobState.RUNNING).take_office()
+    FakeController(ref.open(), clock, state=JobState.RUNNING).begin_term()
     with pytest.raises(RunStateError, match="is running already") as caught:
         jobs.resume(ref, clock=clock)
     assert caught.value.exit_code == 2
@@ -163,7 +163,7 @@ def test_workers_may_change(ended: Callable[[JobState], RunRef], clock: Scripted
 
 def test_a_lost_run_is_taken_over(submit: Callable[..., RunRef], clock: ScriptedClock, backend: FakeBackend) -> None:
     ref = submit()
-    FakeController(ref.open(), clock, state=JobState.RUNNING, step=5).take_office()
+    FakeController(ref.open(), clock, state=JobState.RUNNING, step=5).begin_term()
     backend.owned = Owner.UNKNOWN
     jobs.resume(ref, clock=clock)
     run = ref.open()
@@ -176,7 +176,7 @@ def test_a_lost_run_is_taken_over(submit: Callable[..., RunRef], clock: Scripted
 
 def test_a_dead_run_is_closed_and_goes_on(submit: Callable[..., RunRef], clock: ScriptedClock, backend: FakeBackend) -> None:
     ref = submit()
-    FakeController(ref.open(), clock, state=JobState.RUNNING, step=5).take_office()
+    FakeController(ref.open(), clock, state=JobState.RUNNING, step=5).begin_term()
     backend.owned = Owner.GONE
     backend.on_launch = lambda run: setattr(backend, "owned", Owner.ALIVE)
     jobs.resume(ref, clock=clock)

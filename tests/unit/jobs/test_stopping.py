@@ -16,7 +16,7 @@ pytestmark = pytest.mark.unit
 
 def test_a_living_controller_is_asked_and_left_to_it(submit: Callable[..., RunRef], clock: ScriptedClock, backend: FakeBackend) -> None:
     ref = submit()
-    FakeController(ref.open(), clock, state=JobState.RUNNING).take_office()
+    FakeController(ref.open(), clock, state=JobState.RUNNING).begin_term()
     assert jobs.stop(ref, clock=clock).state is JobState.RUNNING
     jobs.stop(ref, clock=clock)
     desired = ref.open().desired()
@@ -28,7 +28,7 @@ def test_a_living_controller_is_asked_and_left_to_it(submit: Callable[..., RunRe
 
 def test_where_the_owner_is_gone_it_is_closed(submit: Callable[..., RunRef], clock: ScriptedClock, backend: FakeBackend) -> None:
     ref = submit()
-    FakeController(ref.open(), clock, state=JobState.RUNNING, step=5).take_office()
+    FakeController(ref.open(), clock, state=JobState.RUNNING, step=5).begin_term()
     backend.owned = Owner.GONE
     status = jobs.stop(ref, clock=clock)
     assert (status.state, status.exit_code, status.step) == (JobState.STOPPED, 3, 5)
@@ -39,7 +39,7 @@ def test_where_the_controller_is_silent_it_is_closed_and_says_what_remains(
     submit: Callable[..., RunRef], clock: ScriptedClock, backend: FakeBackend
 ) -> None:
     ref = submit()
-    FakeController(ref.open(), clock, state=JobState.RUNNING).take_office()
+    FakeController(ref.open(), clock, state=JobState.RUNNING).begin_term()
     backend.owned, backend.remains = Owner.UNKNOWN, "its processes were started on another machine"
     status = jobs.stop(ref, clock=clock)
     assert status.state is JobState.STOPPED
@@ -57,7 +57,7 @@ def test_a_pending_run_never_starts(submit: Callable[..., RunRef], clock: Script
 @pytest.mark.parametrize("state", [JobState.SUCCEEDED, JobState.FAILED, JobState.STOPPED])
 def test_an_ended_run_is_left_as_it_is(submit: Callable[..., RunRef], clock: ScriptedClock, state: JobState) -> None:
     ref = submit()
-    written = FakeController(ref.open(), clock).take_office().end(state)
+    written = FakeController(ref.open(), clock).begin_term().end(state)
     assert jobs.stop(ref, clock=clock) == written
     desired = ref.open().desired()
     assert desired is not None
@@ -66,7 +66,7 @@ def test_an_ended_run_is_left_as_it_is(submit: Callable[..., RunRef], clock: Scr
 
 def test_an_end_that_comes_while_it_is_removed_stays(submit: Callable[..., RunRef], clock: ScriptedClock, backend: FakeBackend) -> None:
     ref = submit()
-    controller = FakeController(ref.open(), clock, state=JobState.RUNNING).take_office()
+    controller = FakeController(ref.open(), clock, state=JobState.RUNNING).begin_term()
     backend.owned = Owner.UNKNOWN
 
     def remove(run: object) -> str:

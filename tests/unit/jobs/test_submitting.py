@@ -137,7 +137,7 @@ def test_init_from_must_have_a_checkpoint(submit: Callable[..., RunRef], runs: P
     first = submit(name="first")
     with pytest.raises(ConfigError, match="has no checkpoint"):
         submit(checkpoint={"init_from": "first"})
-    FakeController(first.open(), clock).take_office().checkpoint(10)
+    FakeController(first.open(), clock).begin_term().checkpoint(10)
     for word in ("first", f"{runs}/first", first.run_id[:-1]):
         submit(checkpoint={"init_from": word})
         assert backend.launched[-1].config.checkpoint.init_from == first.uri

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 
 from launcher.core.errors import StoreDamaged
-from launcher.core.types import JsonObject, Step
+from launcher.core.types import JsonObject, Step, WorkerId
 from launcher.record.rows import RESERVED, EvaluationRow, LogLine, MetricsRow, decode_line, decode_row, encode_line, encode_row
 
 pytestmark = pytest.mark.unit
@@ -70,6 +70,9 @@ def test_the_json_of_a_row_is_flat() -> None:
     assert encode_row(row) == {"step": 3, "time": "t", "seconds": 1.5, "loss": None, "samples_per_s": 16.0, "accuracy": 0.5}
     evaluation = EvaluationRow(step=Step(3), time="t", values={"eval_loss": 0.5})
     assert encode_row(evaluation) == {"step": 3, "time": "t", "eval_loss": 0.5}
+    line = LogLine(time="t", worker=WorkerId("w0"), rank=None, generation=1, stream="stdout", line="hello")
+    for document in (encode_row(row), encode_row(evaluation), encode_line(line)):
+        assert list(document) == sorted(document), "as they are read from the store"
 
 
 def test_what_is_no_figure_is_damage() -> None:

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.unit
 BASE = TermBase(from_term=None, checkpoint_step=None, adopted_step=None)
 
 
-def wish(revision: int, target: int = 2, resumes: int | None = None) -> Desired:
+def desired(revision: int, target: int = 2, resumes: int | None = None) -> Desired:
     return Desired(
         revision=revision,
         state="running",
@@ -31,14 +31,14 @@ def run() -> RunStore:
     return RunStore(MemoryStore(), RunId("r1"))
 
 
-def test_wishes_are_made_once_and_the_newest_counts(run: RunStore) -> None:
+def test_revisions_are_created_once_and_the_newest_counts(run: RunStore) -> None:
     assert run.desired() is None
     for revision in range(1, 12):
-        assert run.create_desired(wish(revision))
-    assert not run.create_desired(wish(11, target=3))
-    assert run.desired() == wish(11)
-    assert run.create_desired(wish(12, target=3, resumes=4))
-    assert run.desired() == wish(12, target=3, resumes=4)
+        assert run.create_desired(desired(revision))
+    assert not run.create_desired(desired(11, target=3))
+    assert run.desired() == desired(11)
+    assert run.create_desired(desired(12, target=3, resumes=4))
+    assert run.desired() == desired(12, target=3, resumes=4)
 
 
 def test_terms_count_up_and_only_those_with_a_base_are_visible(run: RunStore) -> None:
@@ -67,7 +67,7 @@ def test_lost_answers_are_resolved_by_reading_back() -> None:
     store.forgets = True
     assert run.claim_term("one", "now") == 1
     assert run.create_base(Term(1), BASE)
-    assert run.create_desired(wish(1))
+    assert run.create_desired(desired(1))
     assert not RunStore(store, RunId("r1")).claim_just(Term(1), "two", "now")
 
 
@@ -96,12 +96,12 @@ def test_segments_are_listed_in_order_and_read_back(run: RunStore) -> None:
 
 
 def test_stray_files_are_passed_over(run: RunStore) -> None:
-    assert run.create_desired(wish(1))
+    assert run.create_desired(desired(1))
     run.claim_term("one", "now")
     run.put_segment("events", Term(1), 1, [])
     for stray in ("desired/zz.json", "terms/.DS_Store", "terms/zz~", f"terms/{padded(1)}.json.orig", "events/x.jsonl"):
         run.store.put(run.key(stray), b"?")
-    assert run.desired() == wish(1)
+    assert run.desired() == desired(1)
     assert run.terms() == (1, {})
     assert run.highest_term() == 1
     assert len(run.segments("events")) == 1

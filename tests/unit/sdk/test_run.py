@@ -49,7 +49,7 @@ def test_submit_and_attach_give_the_same_run(
 
 
 def test_wait_returns_the_end_or_times_out(run: launcher.Run, clock: ScriptedClock) -> None:
-    controller = FakeController(run._ref.open(), clock, state=JobState.RUNNING).take_office()
+    controller = FakeController(run._ref.open(), clock, state=JobState.RUNNING).begin_term()
     with pytest.raises(TimeoutError, match="keeps running"):
         run.wait(timeout_s=5)
     clock.at(20.0, lambda: controller.end(JobState.FAILED, exit_code=1))
@@ -61,7 +61,7 @@ def test_wait_returns_the_end_or_times_out(run: launcher.Run, clock: ScriptedClo
 
 
 def test_the_verbs_are_those_of_the_shell(run: launcher.Run, clock: ScriptedClock, backend: FakeBackend) -> None:
-    controller = FakeController(run._ref.open(), clock, state=JobState.RUNNING).take_office()
+    controller = FakeController(run._ref.open(), clock, state=JobState.RUNNING).begin_term()
     controller.segment("logs", {"rank": 0, "line": "hello"}, {"rank": 1, "line": "there"})
     controller.segment("events", {"kind": "started", "step": 0})
     controller.segment("metrics", {"step": 10, "loss": 0.5})
@@ -78,7 +78,7 @@ def test_the_verbs_are_those_of_the_shell(run: launcher.Run, clock: ScriptedCloc
 
 def test_resize_waits_and_the_table_shows_size_and_change(submit: Callable[..., RunRef], clock: ScriptedClock) -> None:
     run = launcher.Run(submit(name="wide", workers="2..4"), clock=clock)
-    controller = FakeController(run._ref.open(), clock, state=JobState.RUNNING, world_size=4, generation=1).take_office()
+    controller = FakeController(run._ref.open(), clock, state=JobState.RUNNING, world_size=4, generation=1).begin_term()
     assert run.resize("2..6", wait=False).world_size == 4
     change = LastChange(
         cause="grow", reason="<asked>", from_size=4, to_size=5, generation=Generation(2), step=Step(60), at="", pause_s=0.05
@@ -95,7 +95,7 @@ def test_resize_waits_and_the_table_shows_size_and_change(submit: Callable[..., 
 
 def test_the_table_escapes_what_came_from_outside(run: launcher.Run, clock: ScriptedClock) -> None:
     bad = "<script>alert('x')</script>"
-    FakeController(run._ref.open(), clock).take_office().end(
+    FakeController(run._ref.open(), clock).begin_term().end(
         JobState.FAILED,
         reason=bad,
         step=5,

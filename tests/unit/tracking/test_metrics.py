@@ -7,7 +7,7 @@ import pytest
 
 from launcher.core.types import Step
 from launcher.record.rows import MetricsRow
-from launcher.tracking.metrics import MetricWindow, goodput, throughput, trained_seconds
+from launcher.tracking.metrics import MetricWindow, goodput, throughput
 
 pytestmark = pytest.mark.unit
 
@@ -75,7 +75,6 @@ def test_goodput_and_throughput() -> None:
     assert goodput(0, 0) is None
     assert throughput(64, 0.5) == 128
     assert throughput(64, 0) is None
-    assert trained_seconds([{"seconds": 1.5}, {"step": 3}, {"seconds": 2}]) == 3.5
 
 
 def test_another_worker_goes_on_with_an_unfinished_window() -> None:
@@ -90,7 +89,7 @@ def test_another_worker_goes_on_with_an_unfinished_window() -> None:
     assert (row.loss, row.metrics["accuracy"], row.grad_norm, row.seconds) == (3.0, 0.5, 4.0, 1.5)
 
 
-def test_an_empty_window_travels_too_and_takes_the_place_of_what_was_there() -> None:
+def test_an_empty_window_is_handed_on_too_and_takes_the_place_of_what_was_there() -> None:
     window = MetricWindow(3, global_batch_size=8)
     add(window, 1)
     window.take(json.loads(json.dumps(MetricWindow(3, global_batch_size=8).to_json())))

@@ -1,4 +1,4 @@
-"""Process groups are formed beside the present one, given up at any moment, and closed when nobody can be inside."""
+"""Process groups are formed beside the present one, discarded at any moment, and closed when nobody can be inside."""
 
 from __future__ import annotations
 
