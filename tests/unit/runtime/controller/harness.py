@@ -403,3 +403,15 @@ class Harness:
         self.first_steps()
         self.quiet()
         return workers
+
+    def recover(self, step: int) -> None:
+        """All that were told to leave do so with this step, and form the next generation."""
+        for worker in self.group.awaited:
+            self.hear(worker, m.Left(self.group.left_up_to, Step(step)))
+        proposal = self.group.proposal
+        assert proposal is not None
+        for worker in proposal.everybody:
+            self.hear(worker, m.Prepared(proposal.formation.generation, None))
+        for worker in proposal.formation.ranks:
+            self.hear(worker, m.Formed(proposal.formation.generation, Step(step)))
+        assert self.group.ranks == proposal.formation.ranks
