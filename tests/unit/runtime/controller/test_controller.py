@@ -158,6 +158,16 @@ def test_pods_of_workers_that_still_live_are_kept_above_the_bounds() -> None:
     assert harness.pods.wanted == [WorkerBounds(min=1, max=3, target=2)]
 
 
+def test_each_tick_looks_after_the_workers(harness: Harness) -> None:
+    harness.training(2)
+    for _ in range(4):
+        harness.clock.advance(1.0)
+        harness.hear(A, beat(applied=1))
+        harness.controller.tick()
+    assert harness.workers.ended == [B], "it has been silent for longer than elastic.silence_s"
+    assert not harness.group.settled
+
+
 def test_orders_are_repeated_and_the_ledger_written_at_their_intervals(harness: Harness) -> None:
     harness.training(2)
     harness.tick_after(0.1)  # both are due at first

@@ -387,7 +387,7 @@ def test_a_worker_that_refuses_may_report_to_a_later_term(harness: Harness) -> N
 @pytest.mark.parametrize(
     "answer", [Attached(A, described(A)), AttachRefused(A), AttachFailed(A, "it died")], ids=lambda a: type(a).__name__
 )
-def test_the_answer_of_one_that_was_given_up_meanwhile_means_nothing(
+def test_the_answer_of_one_that_was_ended_meanwhile_means_nothing(
     harness: Harness, answer: Attached | AttachRefused | AttachFailed
 ) -> None:
     harness.run.claim_term("somebody else", "later")

@@ -15,7 +15,7 @@ from launcher.runtime.controller.inbox import CheckpointDecided
 from launcher.runtime.protocol import events as e
 from launcher.runtime.protocol import messages as m
 from launcher.runtime.protocol.group import Phase
-from tests.unit.runtime.controller.harness import G1, G2, A, B, C, Harness, beat, described, desired
+from tests.unit.runtime.controller.harness import G0, G1, G2, A, B, C, Harness, beat, described, desired
 
 pytestmark = pytest.mark.unit
 
@@ -126,6 +126,16 @@ def test_what_the_launcher_raises_fails_the_job_with_its_exit_code(harness: Harn
     harness.training(2)
     error = m.Error(reason="no store", exit_code=4, step=Step(7), generation=G1, recoverable=False)
     assert harness.lifecycle.lose(B, "no store", "error", error=error)[-1] == e.Failed("no store", ExitCode.INFRASTRUCTURE)
+
+
+@pytest.mark.parametrize(("recoverable", "fails"), [(True, False), (False, True)], ids=["the job's code", "the launcher"])
+def test_an_error_before_training_is_that_of_a_start(harness: Harness, *, recoverable: bool, fails: bool) -> None:
+    """The job's own code may do better on the other worker; what the launcher raises it raises everywhere."""
+    harness.controller.begin([])
+    harness.controller.process([StartWorkers(2)])
+    error = m.Error(reason="no", exit_code=4, step=None, generation=G0, recoverable=recoverable)
+    work = harness.lifecycle.lose(B, "no", "error", error=error)
+    assert work[1:] == [e.Failed("no", ExitCode.INFRASTRUCTURE) if fails else e.Gone(B, "no", "error")]
 
 
 def start_and_lose(harness: Harness) -> None:
