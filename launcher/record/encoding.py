@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 from launcher.core.types import Json
 
-
 _ENCODER = json.JSONEncoder(separators=(",", ":"), sort_keys=True, allow_nan=False)
 
 

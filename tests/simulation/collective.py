@@ -18,7 +18,7 @@ Key = tuple[str, Generation]
 
 
 class Group:
-    """ Whoever left or died is in `gone`."""
+    """Whoever left or died is in `gone`."""
 
     def __init__(self, loop: Loop, key: Key, size: int) -> None:
         self.loop, self.key, self.size = loop, key, size

@@ -18,9 +18,7 @@ EXPECTED = {
     "controller leaving preparing": "Applied Ended Formed Gone Left Prepared Ready Refused SaveDecided SaveStarted",
     "controller leaving": "Applied Ended Formed Gone Left Prepared Ready Refused SaveDecided SaveStarted StopWanted",
     "controller training committed": "Applied Ended Formed Gone Left Prepared Ready SaveDecided SaveStarted StopWanted",
-    "controller training preparing": (
-        "Applied Ended Expired Formed Gone Left Prepared Ready Refused SaveDecided SaveStarted StopWanted"
-    ),
+    "controller training preparing": ("Applied Ended Expired Formed Gone Left Prepared Ready Refused SaveDecided SaveStarted StopWanted"),
     "controller training": (
         "Applied ChangeWanted Ended Formed Gone Left Prepared Ready Refused SaveDecided SaveStarted Started StopWanted Stuck"
     ),

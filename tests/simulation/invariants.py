@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from tests.simulation.worker import Worker
 
 
-
 class Violation(Exception):
     def __init__(self, invariant: str, detail: str) -> None:
         super().__init__(f"{invariant}: {detail}")
@@ -241,7 +240,7 @@ class Checker:
         self.look_at_store()
 
     def look_at_store(self) -> None:
-        chain, objects = self.chain, self.cluster.store.objects
+        chain, _objects = self.chain, self.cluster.store.objects
         for step, term in self.reports:
             if not in_lineage(chain, term, step) and manifest_key(step, term) not in self.cluster.damaged:
                 self.fail("a reported checkpoint stays", f"step {step} of term {term}; lineage {chain}")
