@@ -7,7 +7,9 @@ from collections.abc import Mapping
 
 from launcher.core.types import Json
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"), sort_keys=True, allow_nan=False)
+
 
 def encode(document: Mapping[str, Json]) -> bytes:
     """JSON in UTF-8, with sorted keys and no spaces. Raises ValueError for a number that is not finite."""
-    return json.dumps(document, separators=(",", ":"), sort_keys=True, allow_nan=False).encode()
+    return _ENCODER.encode(document).encode()

@@ -9,17 +9,18 @@ from functools import cache
 from typing import Any
 
 from launcher.config.schema import ElasticConfig
-from launcher.core.types import Generation, RunId, Term, WorkerId
+from launcher.core.types import Generation, RunId, WorkerId
 from launcher.jobspec.job import CodeRef, JobSpec
 from launcher.record.desired import Desired, WorkerBounds
 from launcher.record.run_store import RunStore
 from launcher.record.status import JobState
 from launcher.runtime.protocol import events as e
-from tests.simulation.collective import Group
+from tests.simulation.collective import Group, Key
 from tests.simulation.controller import ControllerProcess
 from tests.simulation.coverage import Coverage
 from tests.simulation.invariants import Checker, States
 from tests.simulation.loop import Loop
+from tests.simulation.store import SimulatedStore
 from tests.simulation.worker import Worker
 from tests.support.fakes import job_config
 from tests.support.stores import MemoryStore
@@ -49,7 +50,7 @@ class Cluster:
         self.capacity = 7
         self.stop_wanted = False
         self.loss = self.store_failure = self.store_pause = self.connect_failure = 0.0
-        self.store = MemoryStore()
+        self.store = SimulatedStore()
         self.plain_run = RunStore(self.store, RunId("r"))
         self.damaged: set[str] = set()
         """Keys of manifests whose checkpoint is not whole any more."""
@@ -59,7 +60,7 @@ class Cluster:
         self.waiting: dict[WorkerId, None] = {}
         """Workers for which there is no place yet, in the order in which they were asked for."""
         self.controllers: list[ControllerProcess] = []
-        self.groups: dict[tuple[Term, Generation], Group] = {}
+        self.groups: dict[Key, Group] = {}
         self.check = Checker(self)
         self.progress = 0
         self.end: JobState | None = None
@@ -134,8 +135,9 @@ class Cluster:
         """It stays in `workers` for the record."""
         self.loop.at(0.05, None, self.place)
 
-    def group(self, term: Term, generation: Generation, size: int) -> Group:
-        key = (term, generation)
+    def group(self, controller: str, generation: Generation, size: int) -> Group:
+        """A controller's generations have numbers of their own, whatever its term."""
+        key = (controller, generation)
         group = self.groups.get(key)
         if group is None:
             group = self.groups[key] = Group(self.loop, key, size)

@@ -13,13 +13,19 @@ if TYPE_CHECKING:
 CONNECT_PATIENCE_S = 2.5
 
 
-class Group:
-    """`key` is the term that proposed the generation, and its number. Whoever left or died is in `gone`."""
+Key = tuple[str, Generation]
+"""The controller that proposed a generation, and its number."""
 
-    def __init__(self, loop: Loop, key: tuple[int, int], size: int) -> None:
+
+class Group:
+    """Whoever left or died is in `gone`."""
+
+    def __init__(self, loop: Loop, key: Key, size: int) -> None:
         self.loop, self.key, self.size = loop, key, size
         self.seats: dict[int, Worker] = {}
         self.gone: set[int] = set()
+        self.hangs = False
+        """Nothing that it was to do is ever done."""
         self.entered: set[int] = set()
         self.arrived: dict[int, dict[int, tuple[bool, bool]]] = {}
         """By step: the ranks that handed in their part, with their flags (a switch, a stop)."""
@@ -78,6 +84,8 @@ class Group:
 
     def fate(self, worker: Worker) -> str:
         """Of a collective to which all came, for one member: done, broken, later, or never."""
+        if self.hangs:
+            return "never"
         if self.gone:
             return ("done", "broken", "never")[min(2, int(self.loop.rng.random() * 2.5))]
         if any(each.isolated or (each.frozen and each is not worker) for each in self.seats.values()):

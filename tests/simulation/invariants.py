@@ -17,11 +17,9 @@ from launcher.runtime.protocol.participant import CommittedAssignment
 
 if TYPE_CHECKING:
     from tests.simulation.cluster import Cluster
-    from tests.simulation.collective import Group
+    from tests.simulation.collective import Group, Key
     from tests.simulation.controller import ControllerProcess
     from tests.simulation.worker import Worker
-
-Key = tuple[Term, Generation]
 
 
 class Violation(Exception):
@@ -85,6 +83,7 @@ class Checker:
         self.sizes_changed = 0
         self._size = 0
         self._segments: dict[str, list[Any]] = {}
+        self._manifests: dict[str, int] = {}
 
     def fail(self, invariant: str, detail: str) -> None:
         raise Violation(invariant, detail)
@@ -92,15 +91,15 @@ class Checker:
     # the generation
 
     def proposed(self, controller: ControllerProcess, formation: e.Formation, leaving: tuple[WorkerId, ...]) -> None:
-        key, content = (controller.term, formation.generation), (formation.ranks, leaving)
+        key, content = (controller.name, formation.generation), (formation.ranks, leaving)
         if self.proposals.setdefault(key, content) != content:
             self.fail("one generation, one membership", f"{key}: {self.proposals[key]} and {content}")
 
-    def acknowledged(self, worker: Worker, term: int, generation: Generation) -> None:
-        self.acks.setdefault((term, generation), set()).add(worker.name)
+    def acknowledged(self, worker: Worker, controller: str, generation: Generation) -> None:
+        self.acks.setdefault((controller, generation), set()).add(worker.name)
 
     def decided(self, controller: ControllerProcess, order: e.Commit) -> None:
-        self.decisions.setdefault((controller.term, order.formation.generation), order)
+        self.decisions.setdefault((controller.name, order.formation.generation), order)
 
     def entered(self, worker: Worker, group: Group) -> None:
         order = self.decisions.get(group.key)
@@ -241,58 +240,65 @@ class Checker:
         self.look_at_store()
 
     def look_at_store(self) -> None:
-        chain, objects = self.chain, self.cluster.store.objects
+        chain, _objects = self.chain, self.cluster.store.objects
         for step, term in self.reports:
             if not in_lineage(chain, term, step) and manifest_key(step, term) not in self.cluster.damaged:
                 self.fail("a reported checkpoint stays", f"step {step} of term {term}; lineage {chain}")
         states, reached = self._ledger()
-        for key in objects:
-            if key.startswith("r/checkpoints/"):
-                step, term = (int(part) for part in key[14:-5].split("-"))
-                if in_lineage(chain, term, step):
-                    if step > reached:
-                        self.fail("the ledger is durable before the manifest", f"manifest of step {step}, ledger to {reached}")
-                    if step and states[step] != json.loads(objects[key])["state"]["number"]:
-                        self.fail("a checkpoint is of the lineage", f"step {step} of term {term}")
+        for name in self.cluster.plain_run.names("checkpoints"):
+            step, term = int(name[:12]), int(name[13:25])
+            if in_lineage(chain, term, step):
+                if step > reached:
+                    self.fail("the ledger is durable before the manifest", f"manifest of step {step}, ledger to {reached}")
+                if step and states[step] != self._state_of(name):
+                    self.fail("a checkpoint is of the lineage", f"step {step} of term {term}")
+
+    def _state_of(self, checkpoint: str) -> int:
+        known = self._manifests.get(checkpoint)
+        if known is None:
+            known = self._manifests[checkpoint] = json.loads(self.cluster.store.objects[f"r/checkpoints/{checkpoint}"])["state"]["number"]
+        return known
 
     def _ledger(self) -> tuple[dict[int, int], int]:
         """The states of the lineage's rows by step, and how far the ledger goes; each step once, in order, without a hole."""
         reached = 0
         states: dict[int, int] = {}
-        names = sorted(self.cluster.store.objects)
+        events, metrics = self._segments_of("events"), self._segments_of("metrics")
+        batch = self.cluster.spec.config.trainer.global_batch_size
         for entry in self.chain:
-            prefix = f"r/events/{entry.term:012d}-"
-            for name in names:
-                if name.startswith(prefix):
-                    for record in self._records(name):
-                        first, last = (
-                            max(record["first"], entry.start + 1),
-                            record["last"] if entry.end is None else min(record["last"], entry.end),
-                        )
-                        if first > last:
-                            continue
-                        if first != reached + 1:
-                            self.fail("each step once, in order", f"after {reached} comes {first} in {name}; lineage {self.chain}")
-                        batch = self.cluster.spec.config.trainer.global_batch_size
-                        if record["samples"] != [(record["first"] - 1) * batch, record["last"] * batch]:
-                            self.fail("each sample once", f"{record}")
-                        reached = last
-            prefix = f"r/metrics/{entry.term:012d}-"
-            for name in names:
-                if name.startswith(prefix):
-                    for row in self._records(name):
-                        if entry.holds(row["step"]):
-                            before = states.get(row["step"] - 1)
-                            if before is not None and self.states.parents[int(row["loss"])] != before:
-                                self.fail("the ledger is one chain", f"step {row['step']} in {name}")
-                            states[row["step"]] = int(row["loss"])
+            for name in events.get(entry.term, ()):
+                for record in self._records(name):
+                    first = max(record["first"], entry.start + 1)
+                    last = record["last"] if entry.end is None else min(record["last"], entry.end)
+                    if first > last:
+                        continue
+                    if first != reached + 1:
+                        self.fail("each step once, in order", f"after {reached} comes {first} in {name}; lineage {self.chain}")
+                    if record["samples"] != [(record["first"] - 1) * batch, record["last"] * batch]:
+                        self.fail("each sample once", f"{record}")
+                    reached = last
+            for name in metrics.get(entry.term, ()):
+                for row in self._records(name):
+                    if entry.holds(row["step"]):
+                        before = states.get(row["step"] - 1)
+                        if before is not None and self.states.parents[int(row["loss"])] != before:
+                            self.fail("the ledger is one chain", f"step {row['step']} in {name}")
+                        states[row["step"]] = int(row["loss"])
         return states, reached
 
+    def _segments_of(self, stream: str) -> dict[int, list[str]]:
+        """Keys of a stream's segments, in order, by term."""
+        found: dict[int, list[str]] = {}
+        for name in self.cluster.plain_run.names(stream):
+            found.setdefault(int(name[:12]), []).append(f"r/{stream}/{name}")
+        return found
+
     def _records(self, name: str) -> list[Any]:
+        """Rows of steps, and the ledger's entries."""
         known = self._segments.get(name)
         if known is None:
-            records = [json.loads(line) for line in self.cluster.store.objects[name].splitlines()]
-            known = self._segments[name] = [each for each in records if "first" in each or "loss" in each]
+            lines = (line for line in self.cluster.store.objects[name].splitlines() if b'"loss"' in line or b'"first"' in line)
+            known = self._segments[name] = [json.loads(line) for line in lines]
         return known
 
     def ended(self, term: Term, state: JobState, reason: str) -> None:
@@ -317,8 +323,8 @@ class Checker:
         self.look_at_store()
         if state is JobState.SUCCEEDED:
             total = Step(self.cluster.total_steps)
-            saved = [key for key in self.cluster.store.objects if key.startswith(f"r/checkpoints/{total:012d}-")]
-            if not any(in_lineage(self.chain, int(key[-17:-5]), total) for key in saved) or self._ledger()[1] != total:
+            saved = [name for name in self.cluster.plain_run.names("checkpoints") if int(name[:12]) == total]
+            if not any(in_lineage(self.chain, int(name[13:25]), total) for name in saved) or self._ledger()[1] != total:
                 self.fail("success means all is saved", f"{saved}, ledger {self._ledger()[1]}, of {total}")
         self.cluster.has_ended(state)
 

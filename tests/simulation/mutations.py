@@ -1,4 +1,4 @@
-"""One guard of the protocol taken away at a time: what the invariants are worth is that some seed then fails, and how."""
+"""One guard taken away at a time: what the invariants are worth is that some seed then fails, and how."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
-from launcher.core.types import Step
+from launcher.core.types import Step, Term
 from launcher.record.run_store import RunStore
-from launcher.runtime.protocol.coordinator import Coordinator, Proposal
+from launcher.runtime.controller import takeover
+from launcher.runtime.controller.checkpoint_committer import CheckpointCommitter, Save
+from launcher.runtime.controller.dispatcher import Dispatcher
+from launcher.runtime.controller.executor import Executor
+from launcher.runtime.controller.leadership import Leadership
+from launcher.runtime.protocol import forming, recovery
+from launcher.runtime.protocol import messages as m
+from launcher.runtime.protocol.group import Group, Proposal
 from launcher.runtime.protocol.participant import Participant
-from launcher.runtime.records import inheritance as office
-from tests.simulation.controller import Controller
-from tests.simulation.network import Connection
+from launcher.runtime.records.inheritance import inherit
+from tests.simulation.network import Connection, Server
 from tests.simulation.schedule import play
 from tests.simulation.worker import Worker
 
@@ -54,73 +60,104 @@ KEPT = frozenset(
     {"a committed step stays", "committed steps are one chain", "committed never goes back in a term", "a committed step is held by all"}
 )
 STORED = frozenset({"each step once, in order", "the ledger is one chain", "a checkpoint is of the lineage", "a reported checkpoint stays"})
+ONE_STATE = frozenset({"a checkpoint is of one state"})
+
+_received, _attach = Dispatcher._received, Worker.attach
 
 
-def _heard_though_given_up(self: Controller, link: Connection) -> bool:
-    return self.links.get(link.worker.name) is link
+def _hears_everybody(self: Dispatcher, worker: Any, message: m.ToController) -> list[Any]:
+    if worker in self._registry or not isinstance(message, (m.Row, m.Saved, m.SaveFailed)):
+        return _received(self, worker, message)
+    return self._heard(worker, message)
 
 
-def _closed_but_listening(self: Controller, worker: Any, reason: str) -> None:
-    """It is given up, and neither ended nor cut off."""
-    self.cluster.check.gave_up(self, worker)
+def _receives_from_everybody(self: Server, link: Connection, message: m.ToController) -> None:
+    """Also what was on its way when the connection was closed."""
+    if isinstance(message, m.Hello):
+        self._take_in(link)
+    else:
+        self._controller.hears(link.worker.name, message)
+
+
+def _ends_nobody(self: Executor, workers: Any) -> None:
+    """They are evicted, and neither ended nor cut off."""
+
+
+def _ends_in_any_case(self: Executor, workers: Any) -> None:
+    for worker in workers:
+        self._server.drop(worker)
+    self._workers.end(list(workers))
 
 
 def _obeys_anybody(self: Worker, link: Connection) -> bool:
     return link.worker is self
 
 
-def _attached_by_anybody(self: Worker, link: Connection) -> None:
-    if link.term < self.term:
-        self.term = 0
-    _attach(self, link)
-
-
-_attach = Worker.attach
+def _attached_by_anybody(self: Worker, term: Term, controller: Any) -> Any:
+    if term < self.term:
+        self.term = Term(0)
+    return _attach(self, term, controller)
 
 
 def _look_then_claim(run: RunStore, holder: str, at: str) -> Any:
-    left = office.inherit(run)
+    left = inherit(run)
     return run.claim_term(holder, at), left
 
 
-def _manifest_first(self: Controller, save: tuple[int, int]) -> None:
-    self.saver.commit(save)
-    self.recorder.flush(ledger=True, durable=self._durable_from_writer)
+def _manifest_first(self: CheckpointCommitter, save: Save) -> None:
+    self._commit(save)
+    self._recorder.flush(ledger=True)
 
 
-def _holders(membership: Coordinator, proposal: Proposal) -> list[tuple[int, int]]:
+def _all_acknowledged(proposal: Proposal) -> bool:
+    return True
+
+
+def _holders(group: Group, proposal: Proposal) -> list[tuple[int, int]]:
     """Steps and ranks of those that hold a state."""
-    peers = membership.peers
+    peers = group.peers
     return [(int(peers[each].applied or 0), rank) for rank, each in enumerate(proposal.formation.ranks) if peers[each].applied is not None]
 
 
 def _instead(choose: Callable[[list[tuple[int, int]]], tuple[int, int]]) -> tuple[tuple[Any, str, Any], ...]:
-    step_to_share, donors = Coordinator._step_to_share, Coordinator._donors
+    step_to_share, holding = forming.step_to_share, forming.holding
 
-    def chosen_step(self: Coordinator, proposal: Proposal) -> Step | None:
-        step = step_to_share(self, proposal)
-        return step if step is None or not _holders(self, proposal) else Step(choose(_holders(self, proposal))[0])
+    def chosen_step(group: Group, proposal: Proposal) -> Step | None:
+        step = step_to_share(group, proposal)
+        return step if step is None or not _holders(group, proposal) else Step(choose(_holders(group, proposal))[0])
 
-    def chosen_donors(self: Coordinator, proposal: Proposal, step: Step | None) -> tuple[int, ...]:
-        return donors(self, proposal, step) if step is None or not _holders(self, proposal) else (choose(_holders(self, proposal))[1],)
+    def chosen_holder(group: Group, proposal: Proposal, step: Step | None) -> tuple[int, ...]:
+        if step is None or not _holders(group, proposal):
+            return holding(group, proposal, step)
+        return (choose(_holders(group, proposal))[1],)
 
-    return (Coordinator, "_step_to_share", chosen_step), (Coordinator, "_donors", chosen_donors)
+    return (forming, "step_to_share", chosen_step), (forming, "holding", chosen_holder)
+
+
+def _done_unless_void(self: CheckpointCommitter, save: Save) -> bool:
+    """What can never be whole is waited for."""
+    return save in self._done or save.step < self._start or (save.step in self._steps and save not in self._pending())
 
 
 MUTATIONS = (
     Mutation(
-        "fencing: who was given up is heard",
-        ((Controller, "hears", _heard_though_given_up),),
-        ONE_LINE | KEPT | STORED | {"a checkpoint is of one state"},
+        "fencing: who was evicted is heard",
+        ((Dispatcher, "_received", _hears_everybody), (Server, "received", _receives_from_everybody)),
+        ONE_LINE | KEPT | STORED | ONE_STATE,
     ),
     Mutation(
-        "fencing: who was given up is neither cut off nor ended",
-        ((Controller, "hears", _heard_though_given_up), (Controller, "_close", _closed_but_listening)),
-        ONE_LINE | KEPT | STORED | {"a checkpoint is of one state"},
+        "fencing: who was evicted is neither cut off nor ended",
+        ((Dispatcher, "_received", _hears_everybody), (Executor, "_end", _ends_nobody)),
+        ONE_LINE | KEPT | STORED | ONE_STATE,
+    ),
+    Mutation(
+        "fencing: workers are ended without a look for a higher term",
+        ((Executor, "_end", _ends_in_any_case),),
+        frozenset({"only who leads ends workers"}),
     ),
     Mutation(
         "fencing: a new term takes over whoever lives",
-        ((office, "adoptable", lambda left, found: list(found)),),
+        ((takeover, "adoptable", lambda left, found: list(found)),),
         ONE_LINE | KEPT | STORED,
     ),
     Mutation(
@@ -130,12 +167,12 @@ MUTATIONS = (
     ),
     Mutation(
         "fencing: a deposed controller does not look",
-        ((Controller, "_check_office", lambda self: None), (Controller, "fence", lambda self: None)),
-        ONE_LINE | KEPT | STORED | {"one final state"},
+        ((Leadership, "check", lambda self: True),),
+        ONE_LINE | KEPT | STORED | {"one final state", "only who leads ends workers"},
     ),
     Mutation(
         "acknowledgement",
-        ((Coordinator, "_all_acknowledged", staticmethod(lambda proposal: True)),),
+        ((forming, "all_acknowledged", _all_acknowledged), (recovery, "all_acknowledged", _all_acknowledged)),
         frozenset({"entered only what all acknowledged"}),
     ),
     Mutation(
@@ -145,10 +182,20 @@ MUTATIONS = (
     ),
     Mutation("most advanced donor: the first", _instead(lambda holders: holders[0]), KEPT | {"applied never goes back in a term"}),
     Mutation("most advanced donor: the least", _instead(min), KEPT | {"applied never goes back in a term"}),
-    Mutation("claim before base", ((office, "claim_and_look", _look_then_claim),), ONE_LINE | KEPT | STORED | {"one final state"}),
+    Mutation("claim before base", ((takeover, "claim_and_look", _look_then_claim),), ONE_LINE | KEPT | STORED | {"one final state"}),
     Mutation(
         "durable events before the manifest",
-        ((Controller, "_flush_then_commit", _manifest_first),),
+        ((CheckpointCommitter, "_flush_then_commit", _manifest_first),),
         frozenset({"the ledger is durable before the manifest"}),
+    ),
+    Mutation(
+        "checkpoints: of a line that was rolled back",
+        ((Group, "on_line", lambda self, step, generation: True),),
+        STORED | ONE_STATE,
+    ),
+    Mutation(
+        "checkpoints: of a generation that has lost a member",
+        ((CheckpointCommitter, "done", _done_unless_void),),
+        frozenset({"nobody waits for ever"}),
     ),
 )

@@ -91,9 +91,11 @@ class Schedule:
             self._freeze,
             self._freeze,
             self._isolate,
+            self._isolate_first,
             self._outlive,
             self._raise,
             self._break,
+            self._hang,
             self._kill_controller,
             self._kill_controller,
             self._freeze_controller,
@@ -277,13 +279,20 @@ class Schedule:
         self.loop.at(self.loop.uniform(0.3, 6.0), None, worker.wake)
 
     def _isolate(self) -> None:
-        worker = self._some()
+        self._isolate_one(self._some(), self.loop.uniform(0.3, 6.0))
+
+    def _isolate_first(self) -> None:
+        """For so long that it is evicted; what it says comes when others have taken its place."""
+        firsts = [worker for worker in self._members() if worker.participant.assignment.rank == 0 and worker.participant.inside]
+        self._isolate_one(self.loop.rng.choice(firsts) if firsts else self._some(), self.loop.uniform(2.5, 5.0))
+
+    def _isolate_one(self, worker: Worker | None, seconds: float) -> None:
         if worker is not None:
             self._happens()
             worker.isolated = True
             if self.loop.tracing:
                 self.loop.note(f"{worker.name} cannot be reached")
-            self.loop.at(self.loop.uniform(0.3, 6.0), None, self._reach, worker)
+            self.loop.at(seconds, None, self._reach, worker)
 
     def _reach(self, worker: Worker) -> None:
         if worker.isolated:
@@ -292,15 +301,21 @@ class Schedule:
                 worker.at(0.01, worker.lost_connection, worker.link)
 
     def _outlive(self) -> None:
-        """One that was given up, but could not be ended, is there again when another controller takes over."""
-        worker = self._some()
+        """One that was evicted, but could not be ended, is there again when another controller takes over."""
+        worker, loop = self._some(), self.loop
         if worker is None:
             return
         self._happens()
         worker.isolated = True
-        if self.loop.tracing:
-            self.loop.note(f"{worker.name} cannot be reached, until there is another controller")
-        self.loop.at(self.loop.uniform(3.0, 6.0), None, self._replace, worker)
+        if loop.tracing:
+            loop.note(f"{worker.name} cannot be reached, until there is another controller")
+        if loop.chance(0.5):
+            loop.at(loop.uniform(3.0, 6.0), None, self._replace, worker)
+            return
+        for other in self.cluster.living():  # then what it holds is computed again by others
+            if other is not worker:
+                loop.at(loop.uniform(0.0, 0.3), None, self._dies, other, "all others are lost")
+        loop.at(loop.uniform(5.0, 9.0), None, self._replace, worker)
 
     def _replace(self, worker: Worker) -> None:
         for controller in self.cluster.controllers:
@@ -320,6 +335,13 @@ class Schedule:
             if self.loop.tracing:
                 self.loop.note(f"the connection of {worker.name} breaks")
             worker.link.breaks()
+
+    def _hang(self) -> None:
+        """All wait in one collective, and nothing moves; not before the first step, where there is no generation yet to make anew."""
+        worker = self._some()
+        if worker is not None and worker.group is not None and worker.stepped_in is not None and worker.participant.inside:
+            self._happens()
+            worker.group.hangs = True
 
     def _kill_controller(self) -> None:
         living = [controller for controller in self.cluster.controllers if controller.alive]

@@ -19,6 +19,38 @@ class Weather(Protocol):
     store_pause: float
 
 
+class SimulatedStore(MemoryStore):
+    """It is listed far more often than written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._listed: dict[str, list[ObjectInfo]] = {}
+
+    def put(self, key: str, data: bytes) -> None:
+        super().put(key, data)
+        self._forget(key)
+
+    def create(self, key: str, data: bytes) -> bool:
+        created = super().create(key, data)
+        self._forget(key)
+        return created
+
+    def list(self, prefix: str) -> list[ObjectInfo]:
+        known = self._listed.get(prefix)
+        if known is None:
+            known = self._listed[prefix] = super().list(prefix)
+        return known
+
+    def delete(self, keys: Iterable[str]) -> None:
+        super().delete(keys)
+        self._listed.clear()
+
+    def _forget(self, key: str) -> None:
+        while key:
+            key = key.rpartition("/")[0]
+            self._listed.pop(key, None)
+
+
 class View:
     """Whoever calls it is the process whose event is being handled."""
 
@@ -31,9 +63,7 @@ class View:
 
     def list(self, prefix: str) -> list[ObjectInfo]:
         self._pause()
-        folder = f"{prefix}/"
-        objects = self._store.objects
-        return [ObjectInfo(key, len(objects[key])) for key in sorted(key for key in objects if key.startswith(folder))]
+        return self._store.list(prefix)
 
     def put(self, key: str, data: bytes) -> None:
         self._before()

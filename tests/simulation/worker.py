@@ -64,9 +64,12 @@ class Worker(Process):
         self.raises = False
         self.parked = False
         self.alone_since = 0.0
-        self.group_term = Term(0)
-        """Of the controller that told it to connect."""
-        self._stepped_in: Group | None = None
+        self.told_by = ""
+        """The controller that spoke of the newest generation first."""
+        self.groups: dict[Generation, Group] = {}
+        """Those that are being formed, or are formed and not entered."""
+        self.stepped_in: Group | None = None
+        """The newest group in which it did a step."""
         self.at(cluster.loop.uniform(0.2, 0.6), self._warm)
         self.at(BEAT_S * cluster.loop.rng.random(), self._beat)
 
@@ -78,10 +81,8 @@ class Worker(Process):
         if self.loop.tracing:
             self.loop.note(f"{self.name} dies: {why}")
         self.alive = False
-        for group in self.cluster.groups.values():
-            for rank, each in group.seats.items():
-                if each is self:
-                    group.leave(rank)
+        for group in (*self.groups.values(), self.group):
+            self._give_up(group)
         if self.link is not None:
             self.link.breaks()
         self.cluster.worker_died()
@@ -158,7 +159,7 @@ class Worker(Process):
             return
         self.cluster.check.obeys(self, link.term)
         if isinstance(message, m.Prepare) and message.generation > self.participant._seen:
-            self.group_term = link.term
+            self.told_by = link.controller.name
         self.handler.receive(message)
         self._look()
 
@@ -182,7 +183,7 @@ class Worker(Process):
 
     def say(self, message: m.ToController) -> None:
         if isinstance(message, m.Prepared):
-            self.cluster.check.acknowledged(self, self.group_term, message.generation)
+            self.cluster.check.acknowledged(self, self.told_by, message.generation)
         if self.loop.tracing:
             self.loop.note(f"{self.name} {message}")
         self.outbox.said(message, self.loop.now)
@@ -190,15 +191,18 @@ class Worker(Process):
             self.link.to_controller(message)
 
     def connect(self, assignment: p.Assignment) -> None:
-        group = self.cluster.group(self.group_term, assignment.generation, assignment.world_size)
+        group = self.groups[assignment.generation] = self.cluster.group(self.told_by, assignment.generation, assignment.world_size)
         assert assignment.rank is not None
         self.at(self.loop.uniform(0.001, 0.1), self._connect, group, assignment.rank)
 
     def discard(self, generation: Generation) -> None:
-        group = self.cluster.group(self.group_term, generation, 0)
-        for rank, each in list(group.seats.items()):
-            if each is self:
-                group.leave(rank)
+        self._give_up(self.groups.pop(generation, None))
+
+    def _give_up(self, group: Group | None) -> None:
+        if group is not None:
+            for rank, each in group.seats.items():
+                if each is self:
+                    group.leave(rank)
 
     def cut(self) -> None:
         self.cut_off = True
@@ -251,9 +255,7 @@ class Worker(Process):
     def connect_failed(self, generation: Generation, detail: str) -> None:
         me = self.participant
         if me.pending is not None and me.pending.generation == generation and not me._connected:
-            group = self.cluster.group(self.group_term, generation, 0)
-            if me.pending.rank is not None:
-                group.leave(me.pending.rank)
+            self._give_up(self.groups.pop(generation, None))
             self.handler.could_not_connect(generation, detail)
             self._look()
 
@@ -286,7 +288,7 @@ class Worker(Process):
             return
         newcomer = me.applied is None
         assert me.pending is not None
-        group = self.cluster.group(self.group_term, me.pending.generation, 0)
+        group = self.groups.pop(me.pending.generation)
         committed = self.handler.enter()
         self.group, self.committed, self.cut_off, self.phase = group, committed, False, "training"
         rank = me.assignment.rank
@@ -414,8 +416,8 @@ class Worker(Process):
         )
         assert row is not None
         self.cluster.check.completed(self, group, step)
-        if self._stepped_in is not group:
-            self._stepped_in = group
+        if self.stepped_in is not group:
+            self.stepped_in = group
             self.say(m.FirstStep("", self._signs()))
         if me.assignment.rank == 0:
             self.say(row)

@@ -53,7 +53,7 @@ class Coordinator:
             case e.Expired(generation):
                 return _expired(group, generation)
             case e.Stuck(reason):
-                return recovery.recover(group, "stuck", reason) if group.phase is Phase.TRAINING else []
+                return recovery.stuck(group, reason)
             case e.SaveStarted(step, generation):
                 group.saving.add((step, generation))
                 return []

@@ -107,6 +107,12 @@ def left(group: Group, worker: WorkerId, generation: Generation, applied: Step |
     return recover(group, "lost", f"worker {worker} lost its connection to the others") if broke else []
 
 
+def stuck(group: Group, reason: str) -> list[Action]:
+    """Nothing moves in the collective in which all wait: a step's, or the one that shares the state of a committed generation."""
+    forming = group.phase is Phase.FORMING and group.proposal is not None and group.proposal.committed is not None
+    return recover(group, "stuck", reason) if forming or group.phase is Phase.TRAINING else []
+
+
 def _reform(group: Group) -> list[Action]:
     """All have answered, or are gone."""
     holders = [worker for worker in group.survivors if worker in group.peers and group.peers[worker].applied is not None]

@@ -230,6 +230,15 @@ def test_where_all_wait_for_each_other_all_are_let_out() -> None:
     assert kinds(play(training(A, B), m.Stuck("nothing moves"))) == [m.AbandonSaves, m.Leave]
 
 
+def test_where_all_wait_for_the_state_of_a_generation_that_survivors_form_all_are_let_out() -> None:
+    coordinator = training(A, B, C)
+    actions = play(coordinator, m.Gone(C, "it died"), m.Left(A, G1, Step(4)), m.Left(B, G1, Step(4)))
+    assert kinds(actions)[-1] is m.Prepare
+    assert play(coordinator, m.Stuck("nobody is in a collective before the commit")) == []
+    assert kinds(play(coordinator, m.Prepared(A, G2), m.Prepared(B, G2))) == [m.Commit]
+    assert kinds(play(coordinator, m.Stuck("nothing moves"))) == [m.AbandonSaves, m.Leave]
+
+
 def test_committed_is_what_every_member_holds() -> None:
     coordinator = training(A, B)
     play(coordinator, m.Applied(A, G1, Step(5)), m.Applied(B, G1, Step(4)), m.Applied(B, G1, Step(3)))
