@@ -352,3 +352,5 @@ def test_a_new_term_of_the_same_controller_waits_anew_before_it_deletes(
     saver.begin_term(term, Step(5), [Step(5)])
     saver.finish_deletion(1.0)
     assert (len(old.names("trash")), pauses) == (1, [1.0, 1.0, 1.0])
+    saver.finish_deletion(LEASE_S)
+    assert old.names("trash") == []

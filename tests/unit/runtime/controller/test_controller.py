@@ -85,6 +85,15 @@ def test_after_the_end_nothing_more_is_done(harness: Harness, done: list[tuple[s
     assert harness.workers.started == []
 
 
+def test_what_an_event_wants_beside_the_end_is_not_done_after_it(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    harness.training(2)
+    end = e.End(JobState.SUCCEEDED, "", ExitCode.SUCCEEDED)
+    monkeypatch.setattr(harness.leadership.coordinator, "handle", lambda event: [e.Withdraw(G2, (A,)), end, e.Stop((A, B))])
+    harness.controller.process([e.Stuck("why")])
+    assert harness.sent() == [(A, m.Withdraw(G2))]
+    assert harness.leadership.end == end
+
+
 def test_who_has_lost_the_leadership_does_nothing_more(harness: Harness, done: list[tuple[str, Work]]) -> None:
     harness.training(2)
     harness.run.claim_term("somebody else", "later")

@@ -27,7 +27,7 @@ from launcher.runtime.protocol.events import WorkerState
 from launcher.runtime.protocol.group import Phase
 from launcher.runtime.records.inheritance import Inheritance, inherit
 from tests.support.stores import MemoryStore
-from tests.unit.runtime.controller.harness import G3, A, B, C, D, Harness, beat, described, desired, leave_term
+from tests.unit.runtime.controller.harness import G3, READY, A, B, C, D, Harness, beat, described, desired, leave_term
 
 pytestmark = pytest.mark.unit
 G4 = Generation(4)
@@ -280,6 +280,16 @@ def test_who_holds_less_than_the_record_says_is_ended_and_the_rest_starts_from_t
     assert harness.sent() == [(C, m.TermBegan(Term(2))), (C, m.Load(Step(15), Term(1)))]
 
 
+def test_a_worker_that_stays_and_is_not_ready_is_waited_for() -> None:
+    harness = after_a_term(recorded=20, generation=3, checkpoints=(15,))
+    harness.controller.begin([C])
+    harness.answer(described(C))
+    assert harness.sent() == [(C, m.TermBegan(Term(2)))]
+    assert harness.registry.records[C].ready_since is None
+    harness.hear(C, READY)
+    assert harness.sent() == [(C, m.Load(Step(15), Term(1)))]
+
+
 def test_a_state_that_is_older_than_the_newest_checkpoint_is_not_adopted() -> None:
     harness = after_a_term(recorded=20, generation=3, checkpoints=(22,))
     harness.controller.begin([A])
@@ -300,16 +310,20 @@ def test_a_run_that_is_to_stop_tells_those_who_are_taken_over() -> None:
 
 def test_training_is_rolled_back_to_the_newest_usable_checkpoint_in_a_new_term(harness: Harness) -> None:
     harness.training(2)
-    [spare] = harness.warm(1)
+    spare, begun = harness.warm(2)
+    harness.registry.records[begun].used = True  # what it loads replaces what was begun
     harness.recorder.progress.committed(Step(12))
     save_checkpoints(harness, 5, 10)
     harness.quiet()
     harness.controller.process(harness.takeover.roll_back(lambda info: info.step < 10))
     assert (harness.leadership.term, harness.group.checkpoint, harness.group.load) == (2, 5, True)
-    assert harness.run.terms()[1][Term(2)] == TermBase(from_term=Term(1), checkpoint_step=Step(5), adopted_step=None, workers=(spare,))
+    assert harness.run.terms()[1][Term(2)] == TermBase(
+        from_term=Term(1), checkpoint_step=Step(5), adopted_step=None, workers=(spare, begun)
+    )
     assert harness.workers.ended == [A, B], "their states are of the line that was left"
-    assert set(harness.registry.records) == {spare}
-    assert harness.sent() == [(spare, m.TermBegan(Term(2))), (spare, m.Load(Step(5), Term(1)))]
+    assert set(harness.registry.records) == {spare, begun}
+    told = (m.TermBegan(Term(2)), m.Load(Step(5), Term(1)))
+    assert harness.sent() == [(worker, message) for message in told for worker in (spare, begun)]
     assert harness.of_kind(r.TermStarted) == [r.TermStarted(from_term=Term(1), checkpoint_step=Step(5), adopted_step=None, steps_lost=7)]
     assert harness.group.number == 1, "a generation's number is not given twice"
 

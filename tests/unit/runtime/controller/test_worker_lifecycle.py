@@ -15,7 +15,7 @@ from launcher.runtime.controller.inbox import CheckpointDecided
 from launcher.runtime.protocol import events as e
 from launcher.runtime.protocol import messages as m
 from launcher.runtime.protocol.group import Phase
-from tests.unit.runtime.controller.harness import G0, G1, G2, A, B, C, Harness, beat, described, desired
+from tests.unit.runtime.controller.harness import G0, G1, G2, A, B, C, D, Harness, beat, described, desired
 
 pytestmark = pytest.mark.unit
 
@@ -185,6 +185,24 @@ def test_newcomers_that_are_lost_before_a_step_is_committed_with_them_are_counte
     for number in range(3):
         join_and_lose(harness, 10 * number + 1, commits=commits)
     assert ("newcomers were lost 3 times" in harness.lifecycle.no_offers) == (not commits)
+
+
+def test_members_of_the_first_generation_are_no_newcomers(harness: Harness) -> None:
+    harness.controller.begin([])
+    harness.change(harness.warm(4), cause="start")
+    for worker in (D, C, B):
+        harness.controller.process(harness.lifecycle.lose(worker, "it died", "lost"))
+        harness.recover(0)
+    assert harness.lifecycle.no_offers == ""
+
+
+def test_newcomers_that_are_lost_before_they_were_called_failed_to_start(harness: Harness) -> None:
+    harness.training(1)
+    for newcomer in harness.warm(3):
+        harness.controller.process([e.ChangeWanted(join=(newcomer,))])
+        harness.controller.process(harness.lifecycle.lose(newcomer, "it died", "lost"))
+        assert harness.group.phase is Phase.TRAINING
+    assert "3 workers in a row could not be started" in harness.lifecycle.no_offers
 
 
 # looking after them
