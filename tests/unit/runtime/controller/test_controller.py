@@ -19,7 +19,7 @@ from launcher.runtime.protocol import messages as m
 from launcher.runtime.transport.server import Disconnected, Received
 from tests.support.recording import said
 from tests.support.stores import MemoryStore
-from tests.unit.runtime.controller.harness import G2, A, B, C, Harness, beat, described, desired, leave_term, part, store_chunks
+from tests.unit.runtime.controller.harness import G1, G2, A, B, C, Harness, beat, described, desired, leave_term, part, store_chunks
 
 pytestmark = pytest.mark.unit
 
@@ -101,6 +101,20 @@ def test_who_has_lost_the_leadership_does_nothing_more(harness: Harness, done: l
     harness.controller.process([EndWorkers((A,)), StartWorkers(1)])
     assert done == [("do", EndWorkers((A,)))]
     assert (harness.workers.ended, harness.server.dropped) == ([], [])
+
+
+def test_survivors_may_notice_a_loss_before_the_controller_does(harness: Harness) -> None:
+    harness.training(2)
+    harness.clock.advance(3.0)
+    harness.hear(A, m.Left(G1, Step(1)))
+    assert harness.tracker.begun_at == 3.0
+    harness.clock.advance(1.0)
+    harness.controller.handle(Disconnected(B))
+    harness.recover(1)
+    harness.clock.advance(1.0)
+    harness.first_steps(2)
+    [resized] = harness.of_kind(r.Resized)
+    assert (resized.cause, resized.left, resized.total_s) == ("lost", (B,), 2.0)
 
 
 # what comes before it is decided who is taken over

@@ -172,8 +172,7 @@ def join_and_lose(harness: Harness, step: int, *, commits: bool) -> None:
     """A newcomer is taken in at a step and lost; `commits`: not before a step more is committed with it."""
     newcomers = harness.warm(1)
     harness.change(newcomers, cause="grow", step=step)
-    if commits:
-        commit_step(harness, step + 1)
+    commit_step(harness, step + commits)
     harness.controller.process(harness.lifecycle.lose(newcomers[0], "it died", "lost"))
     harness.recover(step + 1)
 
