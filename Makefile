@@ -52,7 +52,7 @@ docs: $(READY) ## Write what configs/ and docs/configuration.md say of the keys 
 test: test-unit test-simulation test-distributed test-storage test-ray ## All levels that need no cluster
 
 test-unit: $(READY) ## Nothing real: seconds
-	$(PYTEST) -m unit
+	$(PYTEST) tests/unit
 
 test-simulation: $(READY) ## The generation protocol in 10,000 schedules of changes and faults
 	$(PYTEST) tests/simulation
@@ -63,13 +63,13 @@ simulate: $(READY) ## Play N such schedules, from SEED on
 	$(BIN)/python -m tests.simulation -n $(N) --seed $(SEED) --coverage
 
 test-distributed: $(READY) ## Several processes, torch.distributed over Gloo
-	$(PYTEST) -m distributed
+	$(PYTEST) tests/distributed tests/tracking
 
 test-storage: $(READY) $(S3) ## A local folder and a real S3 server
-	$(PYTEST) -m storage
+	$(PYTEST) tests/storage
 
 test-ray: $(READY) $(S3) ## A real local Ray, whole jobs
-	$(PYTEST) -m ray
+	$(PYTEST) tests/ray
 
 test-cluster: $(READY) ## Jobs on a real Kubernetes with the KubeRay operator: cluster-up's, or LAUNCHER_KUBECONFIG's
 	$(PYTEST) tests/cluster

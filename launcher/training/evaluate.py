@@ -9,8 +9,8 @@ import torch
 
 from launcher.training.comm.collective import Collective
 from launcher.training.data.samples import Samples
+from launcher.training.objective import Objective
 from launcher.training.shards.batch import share
-from launcher.training.step import Objective
 
 
 def evaluate(

@@ -14,10 +14,10 @@ from launcher.core.errors import ConfigError, UserCodeError
 from launcher.training.components import build
 from launcher.training.data.data_order import DataOrder
 from launcher.training.data.samples import Samples
+from launcher.training.objective import Objective
 from launcher.training.shards.batch import total_steps
 from launcher.training.shards.per_shard import PerShardLayers
 from launcher.training.state.train_state import Scheduler, TrainState
-from launcher.training.step import Objective
 from launcher.training.tasks import Task
 
 TOTAL_STEPS = "total_steps"

@@ -1,24 +1,21 @@
-"""One optimizer step: computed as scratch, reduced once, then applied or rolled back."""
+"""One optimizer step: computed without changing the state, added up over the ranks once, then applied or dropped."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from launcher.core.errors import TrainingDiverged, UserCodeError
+from launcher.core.errors import TrainingDiverged
 from launcher.training.data.samples import Batch
+from launcher.training.parts import JobParts
 from launcher.training.reduce.exchange import Exchange
 from launcher.training.shards.batch import BatchPlan
-from launcher.training.shards.per_shard import PerShardLayers
 from launcher.training.shards.random_streams import OTHER_OPERATORS, mix
 from launcher.training.shards.tracked_buffers import TrackedBuffers
-from launcher.training.state.train_state import Scheduler
-from launcher.training.tasks import Task, at_least_fp32
 
 
 @dataclass(frozen=True)
@@ -61,78 +58,30 @@ class StepSums:
     """As TrackedBuffers.sums; to be divided by the number of shards."""
 
 
-class Objective:
-    """Forward passes of the model under the task: losses and metrics of samples."""
-
-    def __init__(self, model: nn.Module, task: Task, *, precision: str, device: str) -> None:
-        self.model = model
-        self.task = task
-        self.metric_names: tuple[str, ...] | None = None
-        self._device = device
-        self._bf16 = precision == "bf16"
-
-    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Losses (n,) and the sums over the samples of losses and metrics (1 + metrics,), the metrics in the order of their names."""
-        with self.autocast():
-            outputs = self.model(*self.task.inputs(batch))
-            losses = self.task.losses(outputs, batch)
-        with torch.no_grad():
-            metrics = self.task.metrics(outputs, batch)
-            names = tuple(sorted(metrics))
-            if self.metric_names is None:
-                self.metric_names = names
-            self._check(losses, metrics, names, len(batch[0]))
-            figures = [losses.detach(), *(metrics[name] for name in names)]
-            return losses, torch.stack([at_least_fp32(figure).sum() for figure in figures])
-
-    def autocast(self) -> AbstractContextManager[object]:
-        return torch.autocast(torch.device(self._device).type, torch.bfloat16) if self._bf16 else nullcontext()
-
-    def _check(self, losses: Tensor, metrics: dict[str, Tensor], names: tuple[str, ...], samples: int) -> None:
-        if names != self.metric_names:
-            raise UserCodeError(
-                "the task's metrics are not always the same",
-                where="task",
-                given=", ".join(names),
-                expected=", ".join(self.metric_names or ()),
-            )
-        for name, value in [("losses", losses), *metrics.items()]:
-            if value.shape != (samples,):
-                raise UserCodeError(
-                    f"the task's {name} are not per sample",
-                    where="task",
-                    given=f"shape {tuple(value.shape)} for {samples} samples",
-                    expected=f"shape ({samples},)",
-                    next='for a loss of torch, reduction="none"',
-                )
-
-
 class TrainingStep:
     """The step on one rank: `run` computes it with the other ranks and applies it."""
 
     def __init__(
         self,
-        objective: Objective,
-        layers: PerShardLayers,
+        parts: JobParts,
         buffers: TrackedBuffers,
-        optimizer: torch.optim.Optimizer,
-        scheduler: Scheduler | None,
         plan: BatchPlan,
         *,
         seed: int,
         grad_clip_norm: float | None,
         on_forward: Callable[[], None],
     ) -> None:
-        self._objective = objective
-        self._layers = layers
+        """`grad_clip_norm`: None where the gradient is not clipped; `on_forward`: called before each forward pass."""
+        self._objective = parts.objective
+        self._layers = parts.layers
         self._buffers = buffers
-        self._optimizer = optimizer
-        self._scheduler = scheduler
+        self._optimizer = parts.state.optimizer
+        self._scheduler = parts.state.scheduler
         self._plan = plan
         self._seed = seed
         self._clip = grad_clip_norm
         self._on_forward = on_forward
-        self._parameters = [parameter for parameter in objective.model.parameters() if parameter.requires_grad]
+        self._parameters = [parameter for parameter in parts.model.parameters() if parameter.requires_grad]
 
     def run(self, step: int, forwards: tuple[range, ...], batches: Iterable[Batch], exchange: Exchange, flags: StepFlags) -> StepResult:
         """Take the state from `step` to `step` + 1.
@@ -164,7 +113,7 @@ class TrainingStep:
         figures: Tensor | None = None
         for index, (shards, batch) in enumerate(zip(forwards, batches, strict=True)):
             if exchange.per_shard and index > 0:
-                figures, flags = None, StepFlags()  # said once by each rank
+                figures, flags = None, StepFlags()  # each rank's flags count once
                 self._layers.statistics.clear_sums()
                 self._buffers.clear_sums()
             losses, values = self.forward(step, shards, batch)
@@ -187,7 +136,10 @@ class TrainingStep:
         return losses, sums
 
     def apply(self, sums: StepSums, step: int) -> float | None:
-        """Optimizer, scheduler and buffers take the step; the gradient's norm where it is clipped. Raises TrainingDiverged before anything is changed."""
+        """Let optimizer, scheduler and buffers take the step that leads to `step`; the gradient's norm, None where it is not clipped.
+
+        Raises TrainingDiverged before anything is changed.
+        """
         if not math.isfinite(sums.loss):
             raise diverged("the loss is not finite", step, f"loss {sums.loss}")
         norm = None
@@ -202,6 +154,8 @@ class TrainingStep:
             self._layers.statistics.apply(sums.statistics, self._plan.shards)
             self._buffers.apply(sums.buffers, self._plan.shards)
         return norm
+
+    # The step's sums are one flat tensor: loss, metrics, stop, switch, running statistics, tracked buffers.
 
     def _pack(self, figures: Tensor, flags: StepFlags, dtype: torch.dtype) -> Tensor:
         raised = figures.new_tensor([float(flags.stop), float(flags.switch)])

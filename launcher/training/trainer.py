@@ -135,11 +135,8 @@ class Trainer:
         self._count_forward()
         self._plan = fused if trial.warm_up.fused else replace(fused, width=1)
         self._step = TrainingStep(
-            parts.objective,
-            parts.layers,
+            parts,
             TrackedBuffers(parts.model, trial.buffers),
-            parts.state.optimizer,
-            parts.state.scheduler,
             self._plan,
             seed=config.seed,
             grad_clip_norm=config.trainer.grad_clip_norm,

@@ -7,7 +7,7 @@ pass are those of the shards one at a time. Buffers that change outside those la
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +16,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from launcher.config.schema import JobConfig
 from launcher.core.errors import UserCodeError
 from launcher.training.data.samples import Batch, read_forward
+from launcher.training.objective import Objective
 from launcher.training.parts import JobParts
 from launcher.training.shards.batch import BatchPlan
 from launcher.training.shards.per_shard import NotPerShard, PerShardLayers
 from launcher.training.shards.random_streams import OTHER_OPERATORS, mix
-from launcher.training.step import Objective, seed_operators
+from launcher.training.step import seed_operators
 
 TOLERANCE = 1e-3
 """Relative difference, in fp32, below which two results are the same one computed in another order."""
@@ -28,6 +29,8 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class WarmUp:
+    """What was decided."""
+
     fused: bool
     """Whether several shards share a forward pass."""
     reason: str
@@ -36,6 +39,8 @@ class WarmUp:
 
 @dataclass(frozen=True)
 class Trial:
+    """What was found out."""
+
     warm_up: WarmUp
     buffers: list[str]
     """Names of buffers that change while training, outside of BatchNorm layers."""
@@ -97,7 +102,7 @@ class TrialStep:
         self._seed = seed
         self._start = {name: buffer.clone() for name, buffer in self._model.named_buffers() if id(buffer) not in layers.statistics.buffers}
 
-    def run(self, shards: list[Batch], together: Batch | None, fuse: str, *, exact: bool) -> Trial:
+    def run(self, shards: list[Batch], together: Batch | None, fuse: Literal["auto", "on", "off"], *, exact: bool) -> Trial:
         """`shards`: the batches of the first two shards (or of the only one); `together`: both as one fused pass, None where there is one."""
         with RandomOperators(self._layers) as operators:
             first = self._pass(range(1), shards[0])

@@ -16,7 +16,16 @@ import torch
 import torch.distributed as dist
 
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["torch", "launcher.training.trainer", "launcher.training.comm.gloo", "tests.distributed.ranks"])
+processes.set_forkserver_preload(
+    [
+        "torch",
+        "torch._dynamo",  # torch imports it when a process makes its first optimizer, which takes almost two seconds
+        "launcher.training.trainer",
+        "launcher.training.comm.gloo",
+        "tests.distributed.ranks",
+        "tests.unit.training.small_jobs",
+    ]
+)
 HANG_S = 100.0
 """The first processes of a session wait for the import of torch, which takes a minute on a busy machine."""
 

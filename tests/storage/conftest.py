@@ -16,7 +16,7 @@ __all__ = ["s3", "s3_environment"]
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    build_before(session.items)
+    build_before(session)
 
 
 @pytest.fixture(params=["folder", "s3"])

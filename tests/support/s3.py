@@ -66,9 +66,9 @@ def build() -> Path:
     return BINARY
 
 
-def build_before(items: Sequence[pytest.Item]) -> None:
+def build_before(session: pytest.Session) -> None:
     """Build outside any test's time limit when some test will ask for the server; what fails is told by the fixture."""
-    if any("s3" in getattr(item, "fixturenames", ()) for item in items):
+    if not session.config.option.collectonly and any("s3" in getattr(item, "fixturenames", ()) for item in session.items):
         try:
             build()
         except Unavailable:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import inspect
-import subprocess
-import sys
 
 import pytest
 
 import launcher
 from launcher.cli.verbs import VERBS
 
+pytestmark = pytest.mark.unit
 
-@pytest.mark.unit
+
 def test_the_package_offers_these_names() -> None:
     assert sorted(launcher.__all__) == ["JobConfig", "LauncherError", "Run", "RunStatus", "__version__", "attach", "submit"]
     for name in launcher.__all__:
@@ -22,13 +21,11 @@ def test_the_package_offers_these_names() -> None:
         _ = launcher.sumbit  # type: ignore[attr-defined]
 
 
-@pytest.mark.unit
 def test_a_run_offers_these_verbs() -> None:
     public = {name for name, _ in inspect.getmembers(launcher.Run) if not name.startswith("_")}
     assert public == {"id", "name", "uri", "status", "wait", "logs", "events", "metrics", "resize", "stop", "resume", "dashboard"}
 
 
-@pytest.mark.unit
 def test_the_command_offers_these_verbs() -> None:
     assert list(VERBS) == [
         "train",
@@ -44,11 +41,3 @@ def test_the_command_offers_these_verbs() -> None:
         "dashboard",
         "completion",
     ]
-
-
-@pytest.mark.distributed
-def test_importing_costs_nothing_heavy() -> None:
-    heavy = ("torch", "ray", "kubernetes", "hydra", "omegaconf", "obstore", "numpy", "rich", "wandb", "click")
-    code = "import sys, launcher; early = set(sys.modules); import launcher.jobs, launcher.sdk; print([n for n in {heavy} if n in early], [n for n in {heavy} if n in sys.modules])"
-    answer = subprocess.run([sys.executable, "-c", code.format(heavy=heavy)], capture_output=True, text=True, check=True, timeout=60)
-    assert answer.stdout.strip() == "[] []"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from launcher.checkpoint.catalog import CheckpointInfo
 from launcher.core.clock import Clock, timestamp
-from launcher.core.errors import LauncherError
 from launcher.core.exit_codes import ExitCode
 from launcher.core.types import Step, WorkerId
 from launcher.jobspec.job import JobSpec
@@ -70,8 +69,6 @@ class Dispatcher:
         self._registry, self._health, self._lifecycle, self._reconciler = registry, health, lifecycle, reconciler
         self._tracker, self._committer, self._rendezvous = tracker, committer, rendezvous
         self._recorder, self._status, self._output, self._clock = recorder, status, output, clock
-        self.store_failure: LauncherError | None = None
-        """Why the record could not be written."""
 
     def dispatch(self, item: inbox.Item) -> list[Work]:
         """What follows from it."""
@@ -103,7 +100,6 @@ class Dispatcher:
             case inbox.PodBoundsRefused(why):
                 self._recorder.event(ClusterBoundsRefused(detail=why))
             case inbox.StoreFailed(error):
-                self.store_failure = error
                 return [e.Failed(str(error), ExitCode.INFRASTRUCTURE)]
         return []
 

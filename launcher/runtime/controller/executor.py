@@ -6,8 +6,9 @@ into the coordinator, so that no decision is entered while another is being carr
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
+from launcher.checkpoint.catalog import CheckpointInfo
 from launcher.core import log
 from launcher.core.clock import Clock
 from launcher.core.errors import BackendUnavailable, LauncherError
@@ -93,11 +94,11 @@ class Executor:
                 self._changed(work)
             case e.RollBack(corrupt, detail):
                 self._recorder.event(CheckpointCorrupt(checkpoint_step=corrupt, detail=detail))
-                return self._takeover.roll_back(lambda info: info.step < corrupt)
+                return self._roll_back(lambda info: info.step < corrupt)
             case e.AllLost(reason):
                 self._recorder.event(AllWorkersLost(reason=reason))
                 self._tracker.dropped()
-                return self._takeover.roll_back(lambda info: True)
+                return self._roll_back(lambda info: True)
             case e.End():
                 if self._leadership.check():
                     self._leadership.end = work
@@ -110,9 +111,14 @@ class Executor:
                 self.tell(workers, m.TermBegan(self._leadership.term))
             case EndWorkers(workers):
                 self._end(workers)
+                self._reconciler.soon()  # others may be wanted in their places
             case ExplainDeath(worker):
                 self._workers.why_dead(worker, lambda who, why: self._inbox.put(DeathExplained(who, why)))
         return []
+
+    def _roll_back(self, usable: Callable[[CheckpointInfo], bool]) -> list[Work]:
+        self._reconciler.soon()  # a group from the beginning
+        return self._takeover.roll_back(usable)
 
     # orders of the protocol
 

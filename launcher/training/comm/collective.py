@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # torch takes seconds to import: it comes with the transport,
 
 
 TAG = 0
-"""Of all that one rank sends another: messages of one tag keep their order."""
+"""The one tag of all messages: between two ranks, messages with the same tag keep their order."""
 
 
 class Work:

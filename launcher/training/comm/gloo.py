@@ -41,7 +41,7 @@ _ProcessGroup: Any = dist.ProcessGroupGloo
 
 
 class GlooTransport(Transport):
-    """One Gloo group and the addresses that tell its connections."""
+    """One Gloo group and the addresses by which its connections are recognised."""
 
     def __init__(self) -> None:
         self.group: Any = None
@@ -91,7 +91,7 @@ class GlooTransport(Transport):
 
 
 def _make_device() -> tuple[Any, Address]:
-    """A Gloo device and its listener's address (None of torch's calls tells it, so it is found as the one that is new)."""
+    """A Gloo device and its listener's address: no call of torch gives it, so it is found as the listener that is new."""
     with _one_device_at_a_time:
         for _ in range(10):
             before = _listeners()

@@ -5,7 +5,7 @@ end are the sums of its largest whole subtrees. For each bucket every rank then 
 the additions that are still missing for it, and gives the result to all: the traffic of a ring's reduction, times the subtrees of a
 rank where the shards are not shared out evenly. The sending of buckets begins while the last backward pass computes.
 
-Gradients are kept as autograd made them; they are copied only for the way. A tensor that an optimizer sees has the parameter's
+Gradients are kept as autograd made them; they are copied only to be sent. A tensor that an optimizer sees has the parameter's
 layout and is aligned at every world size, because kernels may add up differently in another layout. Memory: fewer than
 2 x log2(shards of a rank) + 2 times the gradients, and with more ranks their segments of others' partial sums.
 """
@@ -42,7 +42,7 @@ def _add_row(left: Tensor, right: Tensor) -> Tensor:
 
 
 class Segments:
-    """The memory of one bucket for one way to share out the shards, and its way through the collective."""
+    """The memory in which the ranks exchange one bucket's partial sums, for one way to share out the shards."""
 
     def __init__(self, lengths: list[int], owned: list[tuple[Subtree, ...]], rank: int, like: Tensor) -> None:
         """`lengths`: of the bucket's tensors; `owned`: the subtrees of each rank."""
@@ -52,7 +52,7 @@ class Segments:
             starts.append(starts[-1] + _aligned(length))
         size = _aligned(-(-starts[-1] // world_size))
         self.flat = like.new_zeros(world_size * size)
-        """A partial sum on its way out, then the sum over all shards."""
+        """A partial sum that is about to be sent, later the sum over all shards."""
         self.pieces = [self.flat[start : start + length] for start, length in zip(starts, lengths, strict=False)]
         self._outgoing = self.flat.view(world_size, 1, size) if own == 1 else like.new_empty(world_size, own, size)
         self._incoming = like.new_empty(sum(map(len, owned)), size)
@@ -61,6 +61,7 @@ class Segments:
         self._subtrees = [subtree for subtrees in owned for subtree in subtrees]
 
     def send(self, partials: list[list[Tensor]], collective: Collective) -> Work:
+        """Give each rank its segment of the own partial sums: those of each own subtree, the tensors flat, in the bucket's order."""
         for index, tensors in enumerate(partials):
             torch._foreach_copy_(self.pieces, tensors)
             if len(partials) > 1:
@@ -95,6 +96,7 @@ class ExactBucket(Bucket):
         self._tree = TreeSum(shards, _add)
 
     def begin(self) -> None:
+        """Forget the sums of the step before."""
         self._tree = TreeSum(self._shards, _add)
 
     def take(self, shard: int) -> None:
@@ -109,10 +111,12 @@ class ExactBucket(Bucket):
         self._tree.add_shard(shard, tensors)
 
     def lay_out(self, owned: list[tuple[Subtree, ...]], rank: int) -> None:
+        """Allocate what the exchange of this generation needs; `owned`: the subtrees of each rank."""
         like = torch.empty(0, dtype=self._dtype, device=self.parameters[0].device)
         self.segments = Segments(self._lengths, owned, rank, like)
 
     def send(self, collective: Collective) -> None:
+        """Begin the exchange, once the rank's last shard is taken."""
         assert self.segments is not None, "laid out before"
         flat = [[_flat(tensor) for tensor in tensors] for tensors in self._tree.partials]
         self.work = self.segments.send(flat, collective)

@@ -77,6 +77,7 @@ class Exchange(ABC):
 
     @property
     def alone(self) -> bool:
+        """Whether there is no other rank: nothing is sent then."""
         return self.world_size == 1
 
     def use(self, collective: Collective) -> None:
@@ -110,6 +111,7 @@ class Exchange(ABC):
 
 
 def dtype_of_sums(parameters: list[nn.Parameter]) -> torch.dtype:
+    """float64 where a parameter has it, else float32, however small the parameters' own types are."""
     return torch.float64 if any(parameter.dtype == torch.float64 for parameter in parameters) else torch.float32
 
 

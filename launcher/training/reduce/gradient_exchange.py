@@ -42,6 +42,7 @@ class FlatBucket(Bucket):
         self.missing.pop(parameter, None)
 
     def take_missing(self) -> None:
+        """Zeros for parameters that the backward pass did not reach."""
         for parameter, view in [*self.missing.items()]:
             self.take(parameter, view)
 

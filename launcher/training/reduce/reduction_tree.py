@@ -15,6 +15,8 @@ T = TypeVar("T")
 
 
 class Subtree(NamedTuple):
+    """As the module's docstring says: 2^level shards, fewer at the end."""
+
     level: int
     number: int
     """From the left, within its level."""
@@ -34,6 +36,7 @@ class TreeSum(Generic[T]):
         self._partials: list[tuple[Subtree, T]] = []
 
     def add_shard(self, shard: int, value: T) -> None:
+        """The value of one shard."""
         self.add(Subtree(0, shard), value)
 
     def add(self, subtree: Subtree, value: T) -> None:
@@ -42,7 +45,7 @@ class TreeSum(Generic[T]):
         while level < self._height:
             if number % 2 == 1:
                 if not self._partials or self._partials[-1][0] != (level, number - 1):
-                    break  # the left half is somebody else's
+                    break  # another rank owns the left half
                 value = self._add(self._partials.pop()[1], value)
             elif (number + 1) << level < self._shards:
                 break  # the right half is still to come

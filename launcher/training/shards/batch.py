@@ -17,9 +17,10 @@ def share(count: int, world_size: int, rank: int) -> range:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchPlan:
-    """One spec's way to cut a batch, whatever the world size."""
+    """How a job cuts its batches, whatever the world size."""
 
     global_batch_size: int
+    """B, samples of one step."""
     micro_batch_size: int
     """Samples of one shard."""
     width: int
@@ -27,6 +28,7 @@ class BatchPlan:
 
     @property
     def shards(self) -> int:
+        """V, of the whole batch."""
         return self.global_batch_size // self.micro_batch_size
 
     def forwards(self, world_size: int, rank: int) -> tuple[range, ...]:

@@ -14,7 +14,7 @@ _DIGIT = 1 << 16
 
 
 class TrackedBuffers:
-    """The named buffers of a model; scratch between `begin_step` and `apply`, put back by `roll_back`."""
+    """The named buffers of a model: what is in them between `begin_step` and `apply` is of one forward pass alone."""
 
     def __init__(self, model: nn.Module, names: list[str]) -> None:
         self._places = [(model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in names]
@@ -22,6 +22,7 @@ class TrackedBuffers:
         self._sums: list[Tensor] = []
 
     def begin_step(self) -> None:
+        """Remember the values from which every shard of the step starts."""
         self._starts = [self._value(place).detach().clone() for place in self._places]
         self._sums = [_zeros(start) for start in self._starts]
 
@@ -31,9 +32,11 @@ class TrackedBuffers:
             total.zero_()
 
     def begin_forward(self) -> None:
+        """Give the model the values from which the step starts."""
         self.roll_back()
 
     def end_forward(self, shards: range) -> None:
+        """Add the change that a forward pass of these shards made to the sums."""
         for place, start, total in zip(self._places, self._starts, self._sums, strict=True):
             value = self._value(place).detach()
             if start.is_floating_point():
@@ -47,12 +50,14 @@ class TrackedBuffers:
 
     @torch.no_grad()
     def apply(self, sums: list[Tensor], shards: int) -> None:
+        """Take the mean over all shards of the step as the new values; `sums` as of `sums()`, added up over the ranks."""
         for (module, name), start, total in zip(self._places, self._starts, sums, strict=True):
             value = start + (total / shards).view(start.shape).to(start.dtype) if start.is_floating_point() else _whole(total, start)
             _write(module, name, value)
 
     @torch.no_grad()
     def roll_back(self) -> None:
+        """Give the model the values before the step."""
         for (module, name), start in zip(self._places, self._starts, strict=True):
             _write(module, name, start)
 

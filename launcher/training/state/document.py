@@ -18,6 +18,8 @@ from launcher.core.types import Json, JsonObject
 
 @dataclass(frozen=True)
 class OptimizerDocument:
+    """What an optimizer holds besides tensors."""
+
     choice: Component
     """What the configuration said."""
     scalars: dict[str, dict[str, object]]
@@ -28,6 +30,8 @@ class OptimizerDocument:
 
 @dataclass(frozen=True)
 class SchedulerDocument:
+    """What a scheduler holds."""
+
     choice: Component
     """What the configuration said, with the number of steps put in."""
     state: dict[str, object]
@@ -35,12 +39,15 @@ class SchedulerDocument:
 
 @dataclass(frozen=True)
 class StateDocument:
+    """What a training state holds besides tensors."""
+
     step: int
     """Steps applied."""
     optimizer: OptimizerDocument
     scheduler: SchedulerDocument | None
 
     def to_json(self) -> JsonObject:
+        """A number in it may be infinite, which strict JSON has not."""
         document: JsonObject = msgspec.to_builtins(self)
         return document
 
@@ -54,6 +61,7 @@ class StateDocument:
 
 
 def damaged(error: Exception) -> CheckpointCorrupt:
+    """The error for a document that is not what `to_json` makes, or that an optimizer or scheduler refuses."""
     return CheckpointCorrupt("the state of a checkpoint is damaged", given=f"{type(error).__name__}: {error}")
 
 

@@ -5,7 +5,8 @@ behind the last whole row. Measured on a CPU: four times as fast as crc32, ten t
 
 It finds: any change within one word or one row, so every burst of up to 8 KiB; bytes lost, doubled or shifted; a piece in another's
 place or of another length; one that did not arrive. It does not find: whole rows of one piece in another order; changes in several
-rows that cancel in their column. Accidents do not look like that; a forger could, so it is no protection against one.
+rows that cancel in their column. Faults of a transmission do not look like that. It does not protect against
+somebody who changes pieces on purpose.
 """
 
 from __future__ import annotations

@@ -45,6 +45,7 @@ class StateBytes:
         self._free: list[Tensor] = []
 
     def of(self, piece: StatePiece) -> PieceBytes:
+        """A single slice as it lies in the state, where it can be sent from there; else staged, to be gathered or scattered."""
         parts = [self._bytes(part) for part in piece.slices]
         if len(parts) == 1 and parts[0].device.type == self._device.type:
             return PieceBytes(parts, None)

@@ -79,7 +79,7 @@ def test_a_switch_does_not_come_before_the_end_or_a_stop() -> None:
     assert trainer(job(), Recorder(switch_at=6)).run(alone()) is RunOutcome.FINISHED
 
 
-def test_wishes_are_asked_for_once_a_step_however_many_forward_passes_it_has() -> None:
+def test_flags_are_asked_for_once_a_step_however_many_forward_passes_it_has() -> None:
     class Counts(Recorder):
         asked = 0
 
@@ -94,7 +94,7 @@ def test_wishes_are_asked_for_once_a_step_however_many_forward_passes_it_has() -
         torch.use_deterministic_algorithms(False)
 
 
-def test_in_exact_mode_one_wish_counts_once_too() -> None:
+def test_in_exact_mode_a_flag_counts_once_too() -> None:
     """The shards of a rank each bring sums of their own."""
     recorder = Recorder(switch_at=2)
     made = trainer(job("Plain", elastic={"exact": True}), recorder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,7 +11,9 @@ from launcher.checkpoint.manifest import CheckpointPart, ChunkRef
 from launcher.core.clock import ManualClock
 from launcher.core.types import Generation, Rank, RunId, Step, Term, WorldSize
 from launcher.jobspec.job import JobSpec
-from launcher.record.run_store import RunStore
+from launcher.record.lineage import TermBase
+from launcher.record.run_store import LEASE_S, RunStore
+from launcher.runtime.controller import checkpoint_committer
 from launcher.runtime.controller.checkpoint_committer import CheckpointCommitter, Save
 from launcher.runtime.controller.inbox import CheckpointDecided, HigherTermSeen, Inbox, Item
 from launcher.runtime.controller.timing import Timing
@@ -33,7 +36,7 @@ def run() -> RunStore:
 
 @pytest.fixture(scope="module")
 def spec() -> JobSpec:
-    return job_spec()
+    return job_spec(checkpoint__keep=1)
 
 
 @pytest.fixture
@@ -276,3 +279,78 @@ def test_a_term_that_rolls_back_knows_nothing_of_what_was_begun_and_saves_steps_
     assert saver.begins(later)
     saver.abandon(later, "disk full")
     assert everything(inbox) == [CheckpointDecided(Step(7), Generation(2), Term(2), "disk full")]
+
+
+def test_a_step_that_was_committed_meanwhile_is_committed_once(run: RunStore, saver: CheckpointCommitter, inbox: Inbox) -> None:
+    """Both generations saved it whole before either was committed."""
+    store_chunks(run)
+    for save in (FIRST, SECOND):
+        saver.begins(save)
+        for rank in range(2):
+            saver.take(part(rank, generation=save.generation))
+    commit(saver)
+    assert decided(inbox) == [(FIRST, ""), (SECOND, "")]
+    assert len(run.names("checkpoints")) == 1
+
+
+# letting go
+
+
+@pytest.fixture
+def old(run: RunStore, saver: CheckpointCommitter, inbox: Inbox) -> RunStore:
+    """A run that keeps one checkpoint and has two, the older one of which is in the trash."""
+    run.create_base(T1, TermBase(from_term=None, checkpoint_step=None, adopted_step=None))
+    run.store.put(run.key("checkpoints/000000000003-000000000001.json"), b'{"chunks": []}')
+    store_chunks(run)
+    saver.begins(FIRST)
+    take_all(saver, 1)
+    commit(saver)
+    saver.retain()
+    decided(inbox)
+    assert len(run.names("trash")) == 1
+    return run
+
+
+@pytest.fixture
+def pauses(clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """For how long finish_deletion slept, in seconds."""
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        clock.advance(seconds)
+
+    monkeypatch.setattr(checkpoint_committer, "time", SimpleNamespace(sleep=sleep))
+    return slept
+
+
+def test_nothing_is_let_go_before_there_is_a_checkpoint(run: RunStore, saver: CheckpointCommitter) -> None:
+    run.store.put(run.key("checkpoints/000000000003-000000000001.json"), b'{"chunks": []}')
+    saver.retain()
+    assert run.names("trash") == []
+
+
+def test_after_the_end_what_is_in_the_trash_is_deleted(old: RunStore, saver: CheckpointCommitter, pauses: list[float]) -> None:
+    saver.finish_deletion(LEASE_S)
+    assert old.names("trash") == []
+    assert old.names("checkpoints") == ["000000000005-000000000001.json"]
+    assert len(pauses) <= 3
+
+
+def test_a_later_term_deletes_itself(old: RunStore, saver: CheckpointCommitter, pauses: list[float]) -> None:
+    old.claim_term("somebody else", "later")
+    saver.finish_deletion(LEASE_S)
+    assert (len(old.names("trash")), pauses) == (1, [])
+
+
+def test_a_new_term_of_the_same_controller_waits_anew_before_it_deletes(
+    old: RunStore, saver: CheckpointCommitter, clock: ManualClock, pauses: list[float]
+) -> None:
+    clock.advance(100.0)
+    term = old.claim_term("me", "later")
+    old.create_base(term, TermBase(from_term=T1, checkpoint_step=Step(5), adopted_step=None))
+    saver.begin_term(term, Step(5), [Step(5)])
+    saver.finish_deletion(1.0)
+    assert (len(old.names("trash")), pauses) == (1, [1.0, 1.0, 1.0])
+    saver.finish_deletion(LEASE_S)
+    assert old.names("trash") == []

@@ -30,6 +30,7 @@ NORMS = [
     (nn.BatchNorm1d(5), (5, 7)),
     (nn.BatchNorm2d(5, momentum=None), (5, 4, 3)),
     (nn.BatchNorm2d(5, affine=False), (5, 4, 3)),
+    (nn.BatchNorm2d(5, bias=False), (5, 4, 3)),
     (nn.BatchNorm3d(5), (5, 2, 3, 2)),
     (nn.BatchNorm2d(5, track_running_stats=False), (5, 2, 2)),
 ]

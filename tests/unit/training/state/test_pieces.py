@@ -66,7 +66,7 @@ def test_small_tensors_are_bundled_and_a_large_one_is_cut_evenly() -> None:
     assert [piece.size_bytes for piece in many] == [BUNDLE_BYTES, BUNDLE_BYTES, BUNDLE_BYTES // 2]
 
 
-def test_nothing_travels_for_tied_and_for_empty_tensors() -> None:
+def test_nothing_is_sent_for_tied_and_for_empty_tensors() -> None:
     assert cut([layout("a", 2, 2), layout("b", 2, 2, same_as="a"), layout("c", 0, 3)]) == (StatePiece((Slice("a", 0, 16),)),)
     assert arrival(shares((), 3)) == []
 
