@@ -103,6 +103,13 @@ class ClusterProject(Project):
 
     words: list[str]
 
+    def status(self, run: str) -> Any:
+        """By the command: this process never has the cluster's kubeconfig."""
+        return self.json("status", run, "--runs", self.runs)
+
+    def events(self, run: str) -> list[Any]:
+        return [json.loads(line) for line in self.launch("events", run, "--runs", self.runs, "-o", "json").stdout.splitlines()]
+
     def job(self, *overrides: str) -> list[str]:
         given = {word.partition("=")[0] for word in overrides}
         return super().job(*(word for word in self.words if word.partition("=")[0] not in given), *overrides)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.clusters import ray_cluster
-from tests.support.jobs import Project, ray_of_its_own, write_project
+from tests.support.jobs import Project, project_in, ray_of_its_own
 from tests.support.s3 import build_before, s3, s3_environment
 
 __all__ = ["s3", "s3_environment"]
@@ -34,8 +34,5 @@ def cluster() -> Iterator[Any]:
 
 @pytest.fixture
 def project(ray_folder: Path, tmp_path: Path) -> Iterator[Project]:
-    folder = tmp_path / "project"
-    write_project(folder)
-    made = Project(folder, ray_folder, str(tmp_path / "runs"))
-    yield made
-    made.stop_all()
+    with project_in(tmp_path, ray_folder) as made:
+        yield made

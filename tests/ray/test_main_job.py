@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support.jobs import Project
+from tests.support.jobs import Project, project_in
 from tests.support.s3 import S3Server
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
@@ -29,33 +31,49 @@ def assert_ledger_is_exact(events: list[dict[str, object]], steps: int) -> None:
     assert all(left[1] == right[0] for left, right in pairwise(samples))  # type: ignore[index]
 
 
-def test_a_job_of_a_users_own_folder_from_submit_to_summary(project: Project) -> None:
-    status = project.train("workers=2", "name=first", "trainer.eval_every_steps=20")
+@pytest.fixture(scope="module")
+def first(ray_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project, Any]]:
+    """A job named first that has ended, and what its command printed; nobody changes its project."""
+    with project_in(tmp_path_factory.mktemp("first"), ray_folder) as project:
+        model = project.folder / "models" / "slow.py"
+        model.write_text(model.read_text().replace("self.calls += 1", "self.calls += 1; print('call', self.calls, flush=True)"))
+        yield project, project.train("workers=2", "name=first", "trainer.eval_every_steps=20")
+
+
+def test_a_job_of_a_users_own_folder_from_submit_to_summary(first: tuple[Project, Any]) -> None:
+    project, status = first
     assert status.keys() >= FIELDS
     assert (status["state"], status["exit_code"], status["step"], status["world_size"]) == ("SUCCEEDED", 0, 40, 2)
     assert status["workers"] == {"min": 2, "max": 2, "target": 2}
     assert 0 <= status["metrics"]["accuracy"] <= 1
     assert status["checkpoint"]["step"] == 40
-    assert project.status("first").keys() >= FIELDS
-    events = project.events("first")
+    place = ("--runs", project.runs)
+    assert project.json("status", "first", *place).keys() >= FIELDS
+    events = [json.loads(line) for line in project.launch("events", "first", *place, "-o", "json").stdout.splitlines()]
     assert_ledger_is_exact(events, 40)
     assert [event["checkpoint_step"] for event in events if event["kind"] == "checkpoint_committed"] == [10, 20, 30, 40]
-    assert [run["name"] for run in project.json("ls", "--runs", project.runs)] == ["first"]
-    assert "SUCCEEDED" in project.launch("status", "fir", "--runs", project.runs).stdout
+    assert [run["name"] for run in project.json("ls", *place)] == ["first"]
+    assert "SUCCEEDED" in project.launch("status", "fir", *place).stdout
     assert not list(project.folder.glob("outputs")), "Hydra leaves nothing behind"
     refused = project.launch("train", *project.job("name=first"), check=2)
     assert "first" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 
-def test_what_workers_print_is_readable_by_rank(project: Project) -> None:
-    model = project.folder / "models" / "slow.py"
-    model.write_text(model.read_text().replace("self.calls += 1", "self.calls += 1; print('call', self.calls, flush=True)"))
-    project.train("workers=2", "name=talk", "trainer.steps=4")
-    lines = [json.loads(line) for line in project.launch("logs", "talk", "--runs", project.runs, "-o", "json").stdout.splitlines()]
+def test_what_tests_read_in_their_own_process_is_what_the_commands_print(first: tuple[Project, Any]) -> None:
+    project, _ = first
+    place = ("--runs", project.runs)
+    assert project.status("first") == project.json("status", "first", *place)
+    printed = project.launch("events", "first", *place, "-o", "json").stdout.splitlines()
+    assert project.events("first") == [json.loads(line) for line in printed]
+
+
+def test_what_workers_print_is_readable_by_rank(first: tuple[Project, Any]) -> None:
+    project, _ = first
+    lines = [json.loads(line) for line in project.launch("logs", "first", "--runs", project.runs, "-o", "json").stdout.splitlines()]
     ranks = {line["rank"] for line in lines if line["line"].startswith("call ")}
     assert ranks == {None, 0, 1}, "what is printed before there is a generation has no rank"
-    of_one = project.launch("logs", "talk", "--runs", project.runs, "--rank", "1", "--tail", "2", "-o", "json").stdout.splitlines()
+    of_one = project.launch("logs", "first", "--runs", project.runs, "--rank", "1", "--tail", "2", "-o", "json").stdout.splitlines()
     assert [json.loads(line)["rank"] for line in of_one] == [1, 1]
 
 
@@ -76,9 +94,8 @@ def test_stop_saves_and_resume_goes_on_with_more_steps(project: Project) -> None
     assert_ledger_is_exact(project.events("long"), wanted)
 
 
-def test_weights_of_another_run_are_a_beginning(project: Project) -> None:
-    project.train("name=teacher", "trainer.steps=10")
-    pupil = project.train("name=pupil", "trainer.steps=5", "seed=3", f"checkpoint.init_from={project.runs}/teacher")
+def test_weights_of_another_run_are_a_beginning(project: Project, first: tuple[Project, Any]) -> None:
+    pupil = project.train("name=pupil", "trainer.steps=5", "seed=3", f"checkpoint.init_from={first[0].runs}/first")
     assert (pupil["state"], pupil["step"]) == ("SUCCEEDED", 5)
 
 
@@ -94,12 +111,12 @@ def test_the_whole_job_on_object_storage(project: Project, s3_environment: S3Ser
     assert (longer["state"], longer["step"]) == ("SUCCEEDED", 50)
 
 
-def test_the_dashboard_asks_for_its_token(project: Project, tmp_path: Path) -> None:
+def test_the_dashboard_asks_for_its_token(first: tuple[Project, Any]) -> None:
     from urllib.error import HTTPError
     from urllib.request import Request, urlopen
 
-    project.train("name=seen", "trainer.steps=3")
-    page = project.json("dashboard", "seen", "--runs", project.runs)
+    project, _ = first
+    page = project.json("dashboard", "first", "--runs", project.runs)
     with pytest.raises(HTTPError) as refused:
         urlopen(f"{page['url']}/api/v0/actors", timeout=30)
     assert refused.value.code == 401

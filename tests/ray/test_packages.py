@@ -18,7 +18,7 @@ TOOLED = "import little_tool\nfrom models.slow import Slow\n\n\nclass Tooled(Slo
 def submit(project: Project, monkeypatch: pytest.MonkeyPatch, *lines: str) -> str:
     """As `backend.requirements` would have it, on a backend that has no such key: what follows does not know the backend."""
     (project.folder / "extra.txt").write_text("\n".join(["--no-index", f"--find-links {project.folder}", *lines, ""]))
-    monkeypatch.setattr(submitting, "_packages", lambda config, folder: read_requirements("extra.txt", folder))
+    monkeypatch.setattr(submitting, "read_packages", lambda config, folder: read_requirements("extra.txt", folder))
     monkeypatch.setenv("LAUNCHER_RAY_DIR", str(project.ray_folder))
     config = compose([*project.job("trainer.steps=5", "model._target_=models.tooled.Tooled", "workers=2")], folder=project.folder)
     return jobs.submit(config, folder=project.folder).name
