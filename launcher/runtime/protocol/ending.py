@@ -63,5 +63,10 @@ def _outcomes(group: Group) -> set[Outcome] | None:
 
 
 def _outcome(group: Group, worker: WorkerId) -> Outcome | None:
+    """How it ended in the present generation; a member may be at the end of the next one, which others will never form, already."""
     outcome = group.peers[worker].outcome
-    return outcome[1] if outcome is not None and outcome[0] == group.generation else None
+    if outcome is None:
+        return None
+    generation, how = outcome
+    here = generation == group.generation or (group.is_committed(generation) and how is not Outcome.HELD)
+    return how if here else None

@@ -230,6 +230,15 @@ def test_where_all_wait_for_each_other_all_are_let_out() -> None:
     assert kinds(play(training(A, B), m.Stuck("nothing moves"))) == [m.AbandonSaves, m.Leave]
 
 
+def test_a_member_that_is_gone_after_its_end_is_not_waited_for_in_the_next_generation() -> None:
+    """All came to the end while a change was committed; A went on into the next generation and came to its end, and B is gone before."""
+    coordinator = training(A, B, C)
+    play(coordinator, m.ChangeWanted(leave=(C,)), *(m.Prepared(each, G2) for each in (A, B, C)))
+    play(coordinator, *ended(Outcome.FINISHED, A, B, C)[:2], m.Formed(A, G2, Step(9)), m.Ended(A, G2, Outcome.FINISHED))
+    actions = play(coordinator, m.Gone(B, "it died"), m.Ended(C, G1, Outcome.FINISHED))
+    assert end_of(actions).state is JobState.SUCCEEDED
+
+
 def test_where_all_wait_for_the_state_of_a_generation_that_survivors_form_all_are_let_out() -> None:
     coordinator = training(A, B, C)
     actions = play(coordinator, m.Gone(C, "it died"), m.Left(A, G1, Step(4)), m.Left(B, G1, Step(4)))
