@@ -186,7 +186,7 @@ class ControllerProcess(Process):
         writer_as = cast(StoreWriter, writer)
         inbox = cast(Inbox, self.inbox)
         recorder = ObservedRecorder(
-            self, run, spec, writer_as, clock, term, left, state_folder=Path(), durable=lambda step: inbox.put(LedgerDurable(step))
+            self, run, spec, writer_as, clock, term, left, state_folder=Path(), durable=lambda *of: inbox.put(LedgerDurable(*of))
         )
         status = StatusWriter(run, clock, spec, writer_as, left, lambda status: None)
         self.workers = Actors(cluster, self)

@@ -15,8 +15,8 @@ EXPECTED = {
     "controller assembling": "Applied ChangeWanted Corrupt Gone Left Loaded Prepared Ready Started StopWanted",
     "controller forming committed": "Applied Ended Formed Gone Left Prepared Ready SaveDecided SaveStarted",
     "controller forming preparing": "Applied Expired Formed Gone Left Prepared Ready Refused SaveDecided",
-    "controller leaving preparing": "Applied Ended Formed Gone Left Prepared Ready Refused SaveDecided SaveStarted",
-    "controller leaving": "Applied Ended Formed Gone Left Prepared Ready Refused SaveDecided SaveStarted StopWanted",
+    "controller leaving preparing": "Applied Ended Formed Gone Left Prepared Ready Refused SaveDecided",
+    "controller leaving": "Applied Ended Formed Gone Left Prepared Ready Refused SaveDecided StopWanted",
     "controller training committed": "Applied Ended Formed Gone Left Prepared Ready SaveDecided SaveStarted StopWanted",
     "controller training preparing": ("Applied Ended Expired Formed Gone Left Prepared Ready Refused SaveDecided SaveStarted StopWanted"),
     "controller training": (
@@ -33,7 +33,8 @@ EXPECTED = {
 }
 """What was so before, and what has to have come then in some schedule: each phase with each kind of event that can matter in it.
 
-While a change is under way the policy wants none and asks for no workers, so that ChangeWanted and Started come between changes alone.
+While a change is under way the policy wants none and asks for no workers, so that ChangeWanted and Started come between changes alone;
+and no save is begun by a group that its members leave.
 """
 
 

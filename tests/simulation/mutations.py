@@ -189,11 +189,6 @@ MUTATIONS = (
         frozenset({"the ledger is durable before the manifest"}),
     ),
     Mutation(
-        "checkpoints: of a line that was rolled back",
-        ((Group, "on_line", lambda self, step, generation: True),),
-        STORED | ONE_STATE,
-    ),
-    Mutation(
         "checkpoints: of a generation that has lost a member",
         ((CheckpointCommitter, "done", _done_unless_void),),
         frozenset({"nobody waits for ever"}),

@@ -100,7 +100,14 @@ def lead(given: Given, clock: Clock) -> int:
     inbox, term, left = Inbox(), leadership.term, leadership.inherited
     writer = StoreWriter(run.store.uri, lambda error: inbox.put(StoreFailed(error)))
     recorder = RunRecorder(
-        run, spec, writer, clock, term, left, state_folder=given.state_folder, durable=lambda step: inbox.put(LedgerDurable(step))
+        run,
+        spec,
+        writer,
+        clock,
+        term,
+        left,
+        state_folder=given.state_folder,
+        durable=lambda step, of_term: inbox.put(LedgerDurable(step, of_term)),
     )
     status = StatusWriter(run, clock, spec, writer, left, ray_metrics.show)
     workers = WorkerGroup(spec, run.store.uri, run.run_id, given.state_folder / "code", resource=given.worker_resource)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from launcher.checkpoint.catalog import CheckpointInfo
 from launcher.core.clock import Clock, timestamp
 from launcher.core.exit_codes import ExitCode
-from launcher.core.types import Step, WorkerId
+from launcher.core.types import Step, Term, WorkerId
 from launcher.jobspec.job import JobSpec
 from launcher.record.desired import Desired
 from launcher.record.events import (
@@ -79,8 +79,8 @@ class Dispatcher:
                 return self._disconnected(worker, invalid)
             case inbox.LinePrinted():
                 self._log(item)
-            case inbox.LedgerDurable(step):
-                self._tell_all(m.Durable(step), released=False)
+            case inbox.LedgerDurable(step, term):
+                self._ledger_durable(step, term)
             case inbox.CheckpointDecided():
                 return self._checkpoint_decided(item)
             case Attached() | AttachRefused() | AttachFailed():
@@ -304,13 +304,16 @@ class Dispatcher:
             self._status.checkpoint = info = CheckpointInfo(decided.step, decided.term)
             self._recorder.event(CheckpointCommitted(checkpoint_step=decided.step, uri=f"{self._run.uri}/{info.key}"))
             self._committer.retain()
-        self._tell_all(m.CheckpointDecided(decided.step, decided.generation), released=True)
+        message = m.CheckpointDecided(decided.step, decided.generation)
+        self._server.send_all((worker, message) for worker in (*self._registry.records, *self._lifecycle.released))
         self._status.soon()
         return [e.SaveDecided(decided.step, decided.failure, decided.generation)]
 
-    def _tell_all(self, message: m.ToWorker, *, released: bool) -> None:
-        workers = [*self._registry.records, *(self._lifecycle.released if released else ())]
-        self._server.send_all((worker, message) for worker in workers)
+    def _ledger_durable(self, step: Step, term: Term) -> None:
+        """Told to those that hold a state of the term: for whoever begins on a checkpoint later, these steps may be of another line."""
+        if term == self._leadership.term:
+            holding = [worker for worker, peer in self._leadership.group.peers.items() if peer.applied is not None]
+            self._server.send_all((worker, m.Durable(step)) for worker in holding)
 
     # the rest
 

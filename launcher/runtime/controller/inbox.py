@@ -49,9 +49,10 @@ class HigherTermSeen:
 
 @dataclass(frozen=True, slots=True)
 class LedgerDurable:
-    """The store has ledger and metrics through this step."""
+    """The store has ledger and metrics of `term` through this step."""
 
     step: Step
+    term: Term
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,10 @@ class EventLog:
         self._sequence: dict[Stream, int] = {"events": 0, "metrics": 0, "logs": 0}
         self._span: _Span | None = None
 
+    @property
+    def term(self) -> Term:
+        return self._term
+
     def event(self, event: Event, *, step: Step, generation: Generation) -> None:
         time = timestamp(self._clock.now())
         recorded = RecordedEvent(time=time, term=self._term, generation=generation, step=step, event=event)

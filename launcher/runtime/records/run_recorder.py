@@ -31,9 +31,9 @@ class RunRecorder:
         left: Inheritance,
         *,
         state_folder: Path,
-        durable: Callable[[Step], None],
+        durable: Callable[[Step, Term], None],
     ) -> None:
-        """`durable` is told, on the writer's thread, through which step the store has ledger and metrics."""
+        """`durable` is told, on the writer's thread, through which step the store has ledger and metrics, and of which term."""
         self._run, self._spec, self._writer, self._clock = run, spec, writer, clock
         self._state_folder, self._durable = state_folder, durable
         self._tracker: Tracker | None = None
@@ -74,7 +74,8 @@ class RunRecorder:
 
     def flush(self, *, ledger: bool) -> None:
         """Hand what is pending to the writer; `ledger`: also steps and metrics."""
-        self._log.flush(ledger=ledger, durable=self._durable)
+        term = self._log.term
+        self._log.flush(ledger=ledger, durable=lambda step: self._durable(step, term))
 
     # the tracker
 

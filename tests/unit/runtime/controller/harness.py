@@ -276,7 +276,7 @@ class Harness:
             leadership.term,
             left,
             state_folder=Path(),
-            durable=lambda step: self.inbox.put(LedgerDurable(step)),
+            durable=lambda step, of_term: self.inbox.put(LedgerDurable(step, of_term)),
         )
         self.status = StatusWriter(self.run, self.clock, self.spec, writer, left, self.shown.append)
         self.controller, self.committer = assemble(

@@ -52,7 +52,7 @@ def clock() -> ManualClock:
 @pytest.fixture
 def recorder(run: RunStore, spec: JobSpec, clock: ManualClock) -> RunRecorder:
     """Of a group all of whose members hold step 5."""
-    recorder = RunRecorder(run, spec, ImmediateWriter(), clock, T1, inherit(run), state_folder=Path(), durable=lambda step: None)  # type: ignore[arg-type]
+    recorder = RunRecorder(run, spec, ImmediateWriter(), clock, T1, inherit(run), state_folder=Path(), durable=lambda step, of_term: None)  # type: ignore[arg-type]
     recorder.progress.take(said(1, 5))
     recorder.commit(Step(5))
     return recorder

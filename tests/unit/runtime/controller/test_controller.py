@@ -209,7 +209,7 @@ def test_orders_are_repeated_and_the_ledger_written_at_their_intervals(harness: 
         harness.hear(worker, beat(applied=3))
     harness.tick_after(9.0)
     assert len(harness.run.names("metrics")) == 1
-    assert LedgerDurable(Step(3)) in harness.items()
+    assert LedgerDurable(Step(3), harness.leadership.term) in harness.items()
 
 
 def test_a_checkpoint_is_committed_with_its_last_part_and_does_not_wait_for_the_tick(harness: Harness) -> None:

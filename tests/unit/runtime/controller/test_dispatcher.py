@@ -419,11 +419,26 @@ def test_a_person_stops_the_run(harness: Harness) -> None:
     assert harness.of_kind(r.ResizeWished) == []
 
 
-def test_workers_hear_what_is_durable(harness: Harness) -> None:
+def test_workers_that_hold_a_state_hear_what_is_durable(harness: Harness) -> None:
     harness.training(2)
     harness.lifecycle.release((C,))
-    assert harness.dispatcher.dispatch(LedgerDurable(Step(5))) == []
+    assert harness.dispatcher.dispatch(LedgerDurable(Step(5), harness.leadership.term)) == []
     assert harness.sent() == [(A, m.Durable(Step(5))), (B, m.Durable(Step(5)))]
+
+
+def test_a_newcomer_hears_of_nothing_durable_for_it_may_have_to_compute_these_steps_again(harness: Harness) -> None:
+    harness.training(2)
+    harness.registry.add(C, 0.0)
+    harness.leadership.coordinator.handle(e.Started(C))
+    harness.leadership.coordinator.handle(e.Ready(C))
+    harness.dispatcher.dispatch(LedgerDurable(Step(5), harness.leadership.term))
+    assert [worker for worker, _ in harness.sent()] == [A, B]
+
+
+def test_what_is_durable_of_a_term_that_was_rolled_back_is_told_to_nobody(harness: Harness) -> None:
+    harness.training(2)
+    harness.dispatcher.dispatch(LedgerDurable(Step(5), Term(harness.leadership.term - 1)))
+    assert harness.sent() == []
 
 
 def test_whether_a_higher_term_is_there_is_looked_up(harness: Harness) -> None:
