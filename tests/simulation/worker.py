@@ -471,7 +471,7 @@ class Worker(Process):
         self.uploading.discard(key)
         for chunk in part.chunks:
             self.cluster.store.put(f"r/blobs/{chunk.digest}", b"")
-        self.say(m.Saved(0.05, part.to_json()))
+        self.say(m.Saved.of(part, 0.05))
         if self.phase == "released":
             self._end()
 

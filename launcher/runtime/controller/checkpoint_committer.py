@@ -65,10 +65,9 @@ class CheckpointCommitter:
 
     def done(self, save: Save) -> bool:
         """Whether it is decided: whoever still speaks of it may forget it, and nobody before. A saved step needs no second save."""
-        if save in self._done or save.step < self._start:
+        if save in self._done or save.step in self._steps or save.step < self._start:
             return True
-        # What was begun is decided as any other, or whoever waits for the decision would wait for ever.
-        return (save.step in self._steps or save.generation <= self._void) and save not in self._pending()
+        return save.generation <= self._void and save not in self._pending()
 
     def _pending(self) -> set[Save]:
         return {*self._parts, *self._whole, *self._committing}
@@ -169,12 +168,17 @@ class CheckpointCommitter:
             )
 
     def abandon(self, save: Save, detail: str) -> None:
-        """A part could not be written: this checkpoint will not be; the next boundary saves again."""
+        """A part could not be written: this checkpoint will not be; the next boundary saves again. `detail`: "" where none needs to be."""
         if self._parts.pop(save, None) is not None or self._whole.pop(save, None) is not None:
             self._taken_over.pop(save, None)
             self._committing[save] = []
             term = self._term
             self._writer.submit(lambda: self._decide(save, detail, term))
+
+    def saved(self, step: Step) -> None:
+        """The step is saved: what other generations had begun to save of it is decided as well, or its end would be waited for in vain."""
+        for save in [save for save in (*self._parts, *self._whole) if save.step == step]:
+            self.abandon(save, "")
 
     def abandon_unfinished(self, up_to: Generation, detail: str) -> None:
         """A rank of this generation, or an earlier one, is gone: what misses a part will never be whole, also where none has come yet."""

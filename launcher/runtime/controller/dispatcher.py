@@ -294,8 +294,9 @@ class Dispatcher:
             return []  # training was rolled back meanwhile, and this one is of another line
         if decided.failure:
             self._recorder.event(CheckpointFailed(checkpoint_step=decided.step, detail=decided.failure))
-        else:
-            self._status.checkpoint = info = CheckpointInfo(decided.step, decided.term)
+        elif (info := CheckpointInfo(decided.step, decided.term)) != self._status.checkpoint:
+            self._status.checkpoint = info
+            self._committer.saved(decided.step)
             self._recorder.event(CheckpointCommitted(checkpoint_step=decided.step, uri=f"{self._run.uri}/{info.key}"))
             self._committer.retain()
         message = m.CheckpointDecided(decided.step, decided.generation)

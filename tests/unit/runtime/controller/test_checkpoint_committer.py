@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from launcher.checkpoint.deletion import WAIT_S
 from launcher.checkpoint.manifest import CheckpointPart, ChunkRef
 from launcher.core.clock import ManualClock
 from launcher.core.types import Generation, Rank, RunId, Step, Term, WorldSize
@@ -322,6 +324,23 @@ def pauses(clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
     monkeypatch.setattr(checkpoint_committer, "time", SimpleNamespace(sleep=sleep))
     return slept
+
+
+def test_chunks_of_a_checkpoint_under_way_are_not_let_go(run: RunStore, saver: CheckpointCommitter, clock: ManualClock) -> None:
+    store_chunks(run)
+    run.store.put(run.key("blobs/" + "f" * 64), b"of a save that was abandoned")
+    saver.begins(FIRST)
+    take_all(saver, 1)
+    commit(saver)
+    later = replace(part(0), step=Step(7), chunks=(ChunkRef(0, "e" * 64, 1),))
+    run.store.put(run.key("blobs/" + "e" * 64), b"x")
+    saver.begins(Save(Step(7), Generation(1)))
+    saver.take(later)
+    for _ in range(3):
+        saver.retain()
+        clock.advance(WAIT_S)
+    assert "e" * 64 in run.names("blobs")
+    assert "f" * 64 not in run.names("blobs")
 
 
 def test_nothing_is_let_go_before_there_is_a_checkpoint(run: RunStore, saver: CheckpointCommitter) -> None:

@@ -10,7 +10,7 @@ import pytest
 from launcher.checkpoint.catalog import CheckpointInfo
 from launcher.core.errors import StoreUnavailable
 from launcher.core.exit_codes import ExitCode
-from launcher.core.types import Step, Term, WorkerId
+from launcher.core.types import Generation, Step, Term, WorkerId
 from launcher.record import events as r
 from launcher.runtime.cluster.node_drains import NodeDrain
 from launcher.runtime.cluster.worker_group import Attached, AttachFailed, AttachRefused
@@ -432,6 +432,17 @@ def test_a_person_stops_the_run(harness: Harness) -> None:
     harness.training(2)
     assert harness.dispatcher.dispatch(DesiredChanged(desired(1, 8, 8, revision=2, state="stopped"))) == [e.StopWanted()]
     assert harness.of_kind(r.ResizeWished) == []
+
+
+def test_a_save_of_a_step_that_another_generation_has_saved_is_decided_with_it(harness: Harness) -> None:
+    """Its other parts may never come: whoever had them may be gone after it had done all that there was to do."""
+    harness.training(2)
+    again, saved = Generation(2), CheckpointDecided(Step(5), G1, Term(1), "")
+    follows(harness, A, m.Saved.of(part(0, generation=again), 0.5))
+    assert harness.dispatcher.dispatch(saved) == [e.SaveDecided(Step(5), "", G1)]
+    assert harness.items() == [CheckpointDecided(Step(5), again, Term(1), "")]
+    assert harness.dispatcher.dispatch(CheckpointDecided(Step(5), again, Term(1), "")) == [e.SaveDecided(Step(5), "", again)]
+    assert len(harness.of_kind(r.CheckpointCommitted)) == 1, "there is one checkpoint"
 
 
 def test_workers_that_hold_a_state_hear_what_is_durable(harness: Harness) -> None:

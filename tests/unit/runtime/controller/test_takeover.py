@@ -213,6 +213,15 @@ def test_checkpoints_that_are_not_decided_are_awaited_from_those_who_are_taken_o
     assert (decided.step, decided.generation, decided.term) == (20, 3, 2)
 
 
+def test_a_run_whose_workers_have_come_to_its_end_waits_for_the_last_checkpoint() -> None:
+    harness = after_a_term(recorded=20)
+    save = (Step(20), Generation(3))
+    harness.controller.begin([A])
+    harness.answer(msgspec.structs.replace(replace_state(a_generation(A, applied=20)[0], outcome=e.Outcome.FINISHED), undecided=(save,)))
+    assert harness.group.saving == {save}
+    assert harness.leadership.end is None
+
+
 @pytest.mark.parametrize(
     "changes",
     [
