@@ -52,7 +52,7 @@ class JobSpec:
         """The job that `to_json` gave.
 
         Raises ConfigError for a job of another version of launcher or with a configuration that does not hold, StoreDamaged for what is
-        no job.
+        no job, or holds a key that this version does not know.
         """
         version = document.get("version") if isinstance(document, dict) else None
         if version != VERSION:
@@ -75,8 +75,8 @@ class JobSpec:
         )
 
 
-class _Document(Struct, frozen=True):
-    """A JobSpec in JSON, with its configuration still to be parsed."""
+class _Document(Struct, frozen=True, forbid_unknown_fields=True):
+    """A JobSpec in JSON, with its configuration still to be parsed. A key that is not known asks for what this version cannot do."""
 
     run_id: RunId
     name: str
@@ -85,3 +85,4 @@ class _Document(Struct, frozen=True):
     code: CodeRef
     versions: dict[str, str]
     submitted_at: str
+    version: int

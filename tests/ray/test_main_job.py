@@ -52,6 +52,7 @@ def test_a_job_of_a_users_own_folder_from_submit_to_summary(first: tuple[Project
     events = [json.loads(line) for line in project.launch("events", "first", *place, "-o", "json").stdout.splitlines()]
     assert_ledger_is_exact(events, 40)
     assert [event["checkpoint_step"] for event in events if event["kind"] == "checkpoint_committed"] == [10, 20, 30, 40]
+    assert [event["kind"] for event in events].count("first_step") == 1
     assert [run["name"] for run in project.json("ls", *place)] == ["first"]
     assert "SUCCEEDED" in project.launch("status", "fir", *place).stdout
     assert not list(project.folder.glob("outputs")), "Hydra leaves nothing behind"

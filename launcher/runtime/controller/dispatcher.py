@@ -18,7 +18,6 @@ from launcher.record.events import (
     CollectiveLeft,
     ConnectionClosed,
     Evaluated,
-    FirstStep,
     GenerationRefused,
     WorkerDied,
     WorkerError,
@@ -30,7 +29,7 @@ from launcher.record.run_store import RunStore
 from launcher.runtime.cluster.worker_group import Attached, AttachFailed, AttachRefused
 from launcher.runtime.controller import inbox
 from launcher.runtime.controller.checkpoint_committer import CheckpointCommitter, Save
-from launcher.runtime.controller.effects import AnnounceTerm, ExplainDeath, Work
+from launcher.runtime.controller.effects import AnnounceTerm, ExplainDeath, NoteFirstStep, Work
 from launcher.runtime.controller.leadership import Leadership
 from launcher.runtime.controller.reconciler import Reconciler
 from launcher.runtime.controller.resize_tracker import ResizeTracker
@@ -95,7 +94,7 @@ class Dispatcher:
                     self._lifecycle.drain(record.worker, deadline_s, drain.detail)
                 self._reconciler.soon()
             case inbox.DeathExplained(worker, why):
-                if why:
+                if why and self._leadership.end is None:  # after the end it was ended here
                     self._recorder.event(WorkerDied(worker=worker, detail=why))
             case inbox.PodBoundsRefused(why):
                 self._recorder.event(ClusterBoundsRefused(detail=why))
@@ -128,8 +127,8 @@ class Dispatcher:
         """The first notice of a death, or of another controller's taking over. Ray is asked for the cause."""
         if invalid:
             self._recorder.event(ConnectionClosed(worker=worker, detail=invalid))
-        if worker is None:
-            return []
+        if worker is None or self._leadership.end is not None:
+            return []  # after the end it was ended here
         if worker in self._lifecycle.released:
             return self._lifecycle.let_go(worker, uploaded=False)
         record = self._registry.records.get(worker)
@@ -220,13 +219,8 @@ class Dispatcher:
         return work
 
     def _first_step(self, worker: WorkerId, first: m.FirstStep) -> list[Work]:
-        work = self._beat(worker, first.beat)
         self._tracker.stepped(worker, first.beat.generation)
-        if not self._recorder.tracking and self._leadership.group.committed > self._recorder.progress.start:
-            self._recorder.event(FirstStep(at=first.time))
-            self._status.soon()
-            self._recorder.begin_tracking()
-        return work
+        return [*self._beat(worker, first.beat), NoteFirstStep(first.time)]
 
     def _before_training(self, worker: WorkerId, message: m.Ready | m.Loaded | m.Corrupt) -> list[Work]:
         match message:

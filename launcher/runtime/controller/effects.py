@@ -43,6 +43,19 @@ class ExplainDeath:
     worker: WorkerId
 
 
-Effect = StartWorkers | AttachWorkers | AnnounceTerm | EndWorkers | ExplainDeath
+@dataclass(frozen=True, slots=True)
+class AskForRecords:
+    """Have rank 0 say again every row and evaluation that is not known to be durable."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoteFirstStep:
+    """A worker did its first step in a generation; record it where it is the first one of the run that is committed."""
+
+    time: str
+    """When the worker did it, in ISO 8601."""
+
+
+Effect = StartWorkers | AttachWorkers | AnnounceTerm | EndWorkers | ExplainDeath | AskForRecords | NoteFirstStep
 Work = e.Event | e.Action | Effect
 """What waits in the controller's queue: events for the coordinator, actions and effects for the executor."""

@@ -18,6 +18,7 @@ from launcher.jobspec.job import JobSpec
 from launcher.record.events import (
     AllWorkersLost,
     CheckpointCorrupt,
+    FirstStep,
     GenerationFormed,
     GenerationPrepared,
     GenerationWithdrawn,
@@ -26,7 +27,16 @@ from launcher.record.events import (
 from launcher.record.run_store import RunStore
 from launcher.runtime.cluster.worker_group import Invitation, WorkerGroup
 from launcher.runtime.controller.checkpoint_committer import CheckpointCommitter
-from launcher.runtime.controller.effects import AnnounceTerm, AttachWorkers, EndWorkers, ExplainDeath, StartWorkers, Work
+from launcher.runtime.controller.effects import (
+    AnnounceTerm,
+    AskForRecords,
+    AttachWorkers,
+    EndWorkers,
+    ExplainDeath,
+    NoteFirstStep,
+    StartWorkers,
+    Work,
+)
 from launcher.runtime.controller.inbox import DeathExplained, Inbox
 from launcher.runtime.controller.leadership import Leadership
 from launcher.runtime.controller.reconciler import Reconciler
@@ -112,6 +122,10 @@ class Executor:
             case EndWorkers(workers):
                 self._end(workers)
                 self._reconciler.soon()  # others may be wanted in their places
+            case AskForRecords():
+                self.ask_for_records()
+            case NoteFirstStep(time):
+                self._note_first_step(time)
             case ExplainDeath(worker):
                 self._workers.why_dead(worker, lambda who, why: self._inbox.put(DeathExplained(who, why)))
         return []
@@ -165,6 +179,13 @@ class Executor:
         workers = self._registry.describe(formation.ranks)
         self._recorder.event(GenerationFormed(cause=changed.cause, world_size=len(workers), workers=workers, held=changed.hold))
         self._status.soon()
+
+    def _note_first_step(self, time: str) -> None:
+        """After what the worker applied has gone to the coordinator: its step may be the one that makes the first one committed."""
+        if not self._recorder.tracking and self._leadership.group.committed > self._recorder.progress.start:
+            self._recorder.event(FirstStep(at=time))
+            self._status.soon()
+            self._recorder.begin_tracking()
 
     def _send(self, order: Order) -> None:
         self._server.send_all(messages_of(order))

@@ -21,7 +21,7 @@ from launcher.record.lineage import TermBase
 from launcher.record.run_store import RunStore
 from launcher.runtime.cluster.worker_group import Attached, AttachFailed, AttachRefused
 from launcher.runtime.controller.checkpoint_committer import CheckpointCommitter, Save
-from launcher.runtime.controller.effects import AnnounceTerm, AttachWorkers, EndWorkers, Work
+from launcher.runtime.controller.effects import AnnounceTerm, AskForRecords, AttachWorkers, EndWorkers, Work
 from launcher.runtime.controller.leadership import Leadership, LeadershipLost
 from launcher.runtime.controller.timing import Timing
 from launcher.runtime.controller.worker_lifecycle import WorkerLifecycle
@@ -156,11 +156,13 @@ class Takeover:
                 leadership.coordinator.handle(e.SaveStarted(*save))  # before `adopt`, which may find that all have come to the end
         actions = leadership.coordinator.adopt(kept)
         group = leadership.group
+        ask: list[Work] = []
         if group.current is not None:
             self._recorder.generation = group.generation
             self._health.formed(group.ranks, self._clock.monotonic())
+            ask.append(AskForRecords())
         self._recorder.event(WorkersAdopted(workers=self._registry.describe(group.ranks)))
-        return [*actions, *self._stop_if_wanted()]
+        return [*ask, *actions, *self._stop_if_wanted()]
 
     # starting from a checkpoint
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from launcher.core.clock import Clock
-from launcher.core.exit_codes import ExitCode
 from launcher.core.types import Generation, Step, WorkerId
 from launcher.jobspec.job import JobSpec
 from launcher.record.events import Policy, WorkerDraining, WorkerEvicted, WorkerLost, WorkerReleased
@@ -194,7 +193,7 @@ class WorkerLifecycle:
 def _failure(worker: WorkerId, reason: str, group: Group, *, member: bool, fresh: bool, error: m.Error | None) -> f.Event:
     """What the end of a worker is for the failure policy."""
     if error is not None and member:
-        return f.Error(worker, error.step or Step(0), reason, ExitCode(error.exit_code), error.recoverable)
+        return f.Error(worker, error.step or Step(0), reason, error.exit_code, error.recoverable)
     if error is not None:
-        return f.StartFailed(worker, "user" if error.recoverable else "launcher", reason, ExitCode(error.exit_code))
+        return f.StartFailed(worker, "user" if error.recoverable else "launcher", reason, error.exit_code)
     return f.Loss(worker, group.generation, reason, fresh) if member else f.StartFailed(worker, "death", reason)

@@ -11,6 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from launcher.checkpoint.manifest import CheckpointPart
+from launcher.core.exit_codes import ExitCode
 from launcher.core.types import Generation, Step, Term, WorkerId
 from launcher.record.rows import MetricsRow
 from launcher.runtime.protocol.events import Outcome, WorkerState
@@ -338,7 +339,7 @@ class Error(Message, frozen=True, tag="error"):
     """The worker's main thread ended with an error; `reason` is one line, then the traceback where there is one."""
 
     reason: str
-    exit_code: int
+    exit_code: ExitCode
     step: Step | None
     generation: Generation
     recoverable: bool
@@ -398,8 +399,19 @@ _TO_CONTROLLER: msgspec.json.Decoder[ToController] = msgspec.json.Decoder(ToCont
 
 
 def encode(message: Message) -> bytes:
-    """As JSON, in UTF-8."""
-    return msgspec.json.encode(message)
+    """As JSON, in UTF-8. What a text holds and UTF-8 has not (a lone surrogate, e.g. of a file name) is written as its escape."""
+    try:
+        return msgspec.json.encode(message)
+    except UnicodeEncodeError:
+        return msgspec.json.encode(_encodable(msgspec.to_builtins(message)))
+
+
+def _encodable(value: object) -> object:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(item) for key, item in value.items()}
+    return [_encodable(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def decode_to_worker(data: bytes) -> ToWorker:

@@ -125,7 +125,7 @@ class Membership:
         """The main thread ends with an error: the other ranks do not have to wait for this one."""
         with self._changed:
             self._groups.cut()
-            self._connection.say(m.Error(reason, int(exit_code), self._me.applied, self.generation, recoverable))
+            self._connection.say(m.Error(reason, exit_code, self._me.applied, self.generation, recoverable))
 
     # what is asked, on any thread
 

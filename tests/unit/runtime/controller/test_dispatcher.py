@@ -15,7 +15,7 @@ from launcher.record import events as r
 from launcher.runtime.cluster.node_drains import NodeDrain
 from launcher.runtime.cluster.worker_group import Attached, AttachFailed, AttachRefused
 from launcher.runtime.controller.checkpoint_committer import Save
-from launcher.runtime.controller.effects import AnnounceTerm, EndWorkers, ExplainDeath, Work
+from launcher.runtime.controller.effects import AnnounceTerm, EndWorkers, ExplainDeath, NoteFirstStep, Work
 from launcher.runtime.controller.inbox import (
     CheckpointDecided,
     DeathExplained,
@@ -35,7 +35,7 @@ from tests.support.recording import SUBMITTED_AT, said
 from tests.unit.runtime.controller.harness import G1, G2, JOB, READY, A, B, C, D, Harness, beat, described, desired, part, store_chunks
 
 pytestmark = pytest.mark.unit
-USER_ERROR = m.Error(reason="ValueError: no\nTraceback ...", exit_code=1, step=Step(7), generation=G1, recoverable=True)
+USER_ERROR = m.Error(reason="ValueError: no\nTraceback ...", exit_code=ExitCode.JOB_FAILED, step=Step(7), generation=G1, recoverable=True)
 
 
 def follows(harness: Harness, worker: WorkerId, message: m.ToController) -> list[Work]:
@@ -70,7 +70,7 @@ MEANINGS = [
         beat(1, 5, outcome=Outcome.HELD), [e.Applied(A, G1, Step(5)), e.Ended(A, G1, Outcome.HELD)], id="beat of one that has ended"
     ),
     pytest.param(beat(1, 5, out=True), [e.Applied(A, G1, Step(5)), e.Left(A, G1, Step(5))], id="beat of one that is out"),
-    pytest.param(m.FirstStep(SUBMITTED_AT, beat(1, 5)), [e.Applied(A, G1, Step(5))], id="first step"),
+    pytest.param(m.FirstStep(SUBMITTED_AT, beat(1, 5)), [e.Applied(A, G1, Step(5)), NoteFirstStep(SUBMITTED_AT)], id="first step"),
     pytest.param(m.Saved.of(part(0), 0.5), [e.SaveStarted(Step(5), G1), e.Applied(A, G1, Step(5))], id="saved"),
     pytest.param(m.SaveFailed(Step(5), G1, "disk full"), [e.SaveStarted(Step(5), G1)], id="save failed"),
     pytest.param(USER_ERROR, [EndWorkers((A,)), e.Gone(A, "ValueError: no", "error")], id="error"),
@@ -146,16 +146,31 @@ def test_who_has_left_owes_no_answer(harness: Harness) -> None:
     assert harness.health.verdicts(harness.now) == ()
 
 
-def test_the_first_step_of_the_run_is_told_once_it_is_committed() -> None:
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_first_step_of_the_run_is_told_when_the_last_member_has_done_it(count: int) -> None:
     harness = Harness()
     harness.controller.begin([])
-    harness.change(harness.warm(2), cause="start")
+    workers = harness.warm(count)
+    harness.change(workers, cause="start")
     harness.quiet()
-    firsts = []
-    for worker in (A, B, A):
+    told = []
+    for worker in workers:  # each says it once
         harness.hear(worker, m.FirstStep(SUBMITTED_AT, beat(1, 1)))
-        firsts.append(harness.of_kind(r.FirstStep))
-    assert firsts == [[], [], [r.FirstStep(at=SUBMITTED_AT)]], "when it is heard of again, every member has done it"
+        told.append(len(harness.of_kind(r.FirstStep)))
+    assert told == [0] * (count - 1) + [1]
+    assert harness.recorder.tracking, "the tracker begins with it"
+
+
+def test_who_is_ended_with_the_run_stays_in_its_last_status_and_is_told_of_no_death(harness: Harness) -> None:
+    workers = harness.training(2)
+    for worker in workers:
+        harness.hear(worker, m.Ended(G1, Step(5), e.Outcome.FINISHED))
+    for item in (*map(Disconnected, workers), DeathExplained(A, "ray.kill")):
+        harness.inbox.put(item)
+    harness.controller.write_end()
+    assert all(member.pid is not None for member in harness.shown[-1].members)
+    assert harness.of_kind(r.WorkerLost) == []
+    assert harness.of_kind(r.WorkerDied) == []
 
 
 def test_an_evaluation_that_is_said_again_is_recorded_once(harness: Harness) -> None:

@@ -22,7 +22,9 @@ pytestmark = pytest.mark.unit
 
 def user_error(step: int | None = 7) -> m.Error:
     reason = "ValueError: no\nTraceback ..."
-    return m.Error(reason=reason, exit_code=1, step=Step(step) if step is not None else None, generation=G1, recoverable=True)
+    return m.Error(
+        reason=reason, exit_code=ExitCode.JOB_FAILED, step=Step(step) if step is not None else None, generation=G1, recoverable=True
+    )
 
 
 def commit_step(harness: Harness, step: int) -> None:
@@ -124,7 +126,7 @@ def test_an_error_that_comes_again_fails_the_job_with_the_users_traceback(harnes
 
 def test_what_the_launcher_raises_fails_the_job_with_its_exit_code(harness: Harness) -> None:
     harness.training(2)
-    error = m.Error(reason="no store", exit_code=4, step=Step(7), generation=G1, recoverable=False)
+    error = m.Error(reason="no store", exit_code=ExitCode.INFRASTRUCTURE, step=Step(7), generation=G1, recoverable=False)
     assert harness.lifecycle.lose(B, "no store", "error", error=error)[-1] == e.Failed("no store", ExitCode.INFRASTRUCTURE)
 
 
@@ -133,7 +135,7 @@ def test_an_error_before_training_is_that_of_a_start(harness: Harness, *, recove
     """The job's own code may do better on the other worker; what the launcher raises it raises everywhere."""
     harness.controller.begin([])
     harness.controller.process([StartWorkers(2)])
-    error = m.Error(reason="no", exit_code=4, step=None, generation=G0, recoverable=recoverable)
+    error = m.Error(reason="no", exit_code=ExitCode.INFRASTRUCTURE, step=None, generation=G0, recoverable=recoverable)
     work = harness.lifecycle.lose(B, "no", "error", error=error)
     assert work[1:] == [e.Failed("no", ExitCode.INFRASTRUCTURE) if fails else e.Gone(B, "no", "error")]
 

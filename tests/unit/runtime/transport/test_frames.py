@@ -12,7 +12,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from launcher.core.types import Term
+from launcher.core.exit_codes import ExitCode
+from launcher.core.types import Generation, Term
 from launcher.runtime.protocol import messages as m
 from launcher.runtime.transport import frames
 from launcher.runtime.transport.frames import (
@@ -166,3 +167,10 @@ def test_a_proof_is_of_one_secret_one_side_and_both_sides_random_bytes() -> None
     for secret, side, first, second in ((b"t", WORKER, own, theirs), (b"s", CONTROLLER, own, theirs), (b"s", WORKER, theirs, own)):
         with pytest.raises(AuthenticationFailed, match=side.decode()):
             check_proof(good, secret, side, own=first, theirs=second)
+
+
+def test_a_text_that_utf_8_has_not_arrives_as_its_escape() -> None:
+    """os.listdir gives such names, and a user's error may hold one: its words must not end the connection."""
+    error = m.Error("cannot read a\udcff.png", ExitCode.JOB_FAILED, None, Generation(0), recoverable=True)
+    arrived = m.decode_to_controller(body(framed(error)))
+    assert arrived == msgspec.structs.replace(error, reason="cannot read a\\udcff.png")

@@ -137,7 +137,7 @@ def test_an_error_lets_the_others_out_and_says_where_it_came(worker: FakeWorker)
     worker.membership.applies(Step(3))
     worker.membership.failed("it failed", ExitCode.JOB_FAILED, recoverable=True)
     assert worker.done == [("cut", None)]
-    assert worker.said == [m.Error("it failed", int(ExitCode.JOB_FAILED), Step(3), ONE, recoverable=True)]
+    assert worker.said == [m.Error("it failed", ExitCode.JOB_FAILED, Step(3), ONE, recoverable=True)]
 
 
 @pytest.mark.parametrize("rank", [0, 1])
