@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from launcher.core.process import ProcessRef
 from tests.cluster import images
 from tests.cluster.binaries import BINARIES, KUBECTL, TOOLS, Unavailable, build, crds
 from tests.cluster.processes import Processes
@@ -98,6 +99,13 @@ class Cluster:
         subprocess.run(["iptables-restore"], input=f"{rules}\n", text=True, check=False, capture_output=True)
         FORWARDING.write_text((self._folder / "ip_forward").read_text())
         shutil.rmtree(self._folder)
+
+    def processes(self) -> dict[str, ProcessRef]:
+        return {name: process for name in self._processes.names() if (process := self._processes.find(name)) is not None}
+
+    def dead(self) -> list[str]:
+        """Parts that ended although nobody ended them."""
+        return [name for name in self._processes.names() if not self._processes.alive(name)]
 
     def nodes(self) -> list[str]:
         return sorted(path.name for path in self._folder.glob("node[0-9]*"))
@@ -241,7 +249,7 @@ class Cluster:
 
     def _node(self, number: int, archives: dict[str, Path]) -> None:
         name, here, address = f"node{number}", self._folder / f"node{number}", f"{PODS}.{number}.1"
-        for part in ("root", "state", "kubelet", "cni"):
+        for part in ("root", "state", "kubelet", "cni", "logs"):
             (here / part).mkdir(parents=True, exist_ok=True)
         _run("ip", "addr", "replace", f"{address}/16", "dev", BRIDGE)
         images.runtime_spec(self._folder / "runtime-spec.json")
@@ -312,7 +320,10 @@ class Cluster:
     # help
 
     def _write(self, name: str, text: str) -> Path:
+        """A file that says this already is left alone: kube-proxy ends when its configuration is written."""
         path = self._folder / name
+        if path.exists() and path.read_text() == text:
+            return path
         path.touch(mode=0o600)
         path.write_text(text)
         return path
@@ -413,6 +424,8 @@ def _kubelet(here: Path, address: str) -> dict[str, object]:
         "port": 10250,
         "healthzBindAddress": address,
         "healthzPort": 10248,
+        # A kubelet removes the logs of pods that it does not know: in one folder for all nodes, those of the others.
+        "podLogsDir": f"{here}/logs",
         "readOnlyPort": 0,
         "nodeStatusUpdateFrequency": "2s",
         "nodeLeaseDurationSeconds": 8,

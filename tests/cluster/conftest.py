@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,14 @@ class TestCluster:
         assert not check or done.returncode == 0, f"kubectl {' '.join(words)}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
+    def describe(self) -> str:
+        """Its pods with what their containers do, its youngest events, and which of its own parts are dead."""
+        columns = "NAME:.metadata.name,NODE:.spec.nodeName,PHASE:.status.phase,CONTAINERS:.status.containerStatuses[*].state"
+        pods = self.kubectl("get", "pods", "-A", "-o", f"custom-columns={columns}", check=False)
+        events = self.kubectl("get", "events", "-A", "--sort-by=.lastTimestamp", check=False).splitlines()[-15:]
+        dead = [] if self.parts is None else self.parts.dead()
+        return "\n".join([pods, *events, f"ended by themselves: {', '.join(dead) or 'none'}"])
+
     def pods(self, run_id: str, kind: str = "worker") -> dict[str, str]:
         """Node of each pod of a run that is not being ended; `kind` is head or worker."""
         listed: Any = json.loads(self.kubectl("get", "pods", "-l", f"launcher/run={run_id},ray.io/node-type={kind}", "-o", "json"))
@@ -88,6 +97,17 @@ def cluster() -> Iterator[TestCluster]:
     finally:
         if not was_up:
             made.down()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that failed says what its pods were doing: they are gone when somebody reads it."""
+    report = yield
+    cluster = getattr(item, "funcargs", {}).get("cluster")
+    if report.when == "call" and report.failed and isinstance(cluster, TestCluster):
+        with suppress(subprocess.SubprocessError, OSError):  # the failure itself is what has to be told
+            report.sections.append(("the cluster", cluster.describe()))
+    return report
 
 
 @pytest.fixture

@@ -51,11 +51,11 @@ class Processes:
             time.sleep(0.1)
 
     def alive(self, name: str) -> bool:
-        process = self._find(name)
+        process = self.find(name)
         return process is not None and process.alive()
 
     def end(self, name: str, *, grace_s: float) -> None:
-        process = self._find(name)
+        process = self.find(name)
         if process is not None:
             process.end(grace_s=grace_s)
             self._record(name).unlink(missing_ok=True)
@@ -71,7 +71,7 @@ class Processes:
     def _record(self, name: str) -> Path:
         return self._folder / f"{name}.json"
 
-    def _find(self, name: str) -> ProcessRef | None:
+    def find(self, name: str) -> ProcessRef | None:
         try:
             return ProcessRef.from_json(json.loads(self._record(name).read_text()))
         except (FileNotFoundError, json.JSONDecodeError):
