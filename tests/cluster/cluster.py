@@ -41,6 +41,8 @@ SERVER = f"https://{HOST}:6443"
 ETCD = "http://127.0.0.1:23790"
 NEEDED = ("containerd", "runc", "ctr", "iptables-save", "ip", "gcc", "openssl")
 READY_S = 120.0
+CONTAINER_LOGS = Path("/var/log/containers")
+"""In which every kubelet makes links to the logs of its containers."""
 FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 
 
@@ -94,6 +96,9 @@ class Cluster:
         for name in _run("ip", "netns", "list").split():
             if name.startswith("cni-") and f" {PODS}." in _run("ip", "netns", "exec", name, "ip", "-4", "addr", check=False):
                 _run("ip", "netns", "del", name, check=False)
+        for link in CONTAINER_LOGS.glob("*.log"):
+            if str(link.readlink()).startswith(f"{self._folder}/"):
+                link.unlink()
         _run("ip", "link", "del", BRIDGE, check=False)
         rules = "\n".join(line for line in _run("iptables-save").splitlines() if "KUBE-" not in line and "CNI-" not in line)
         subprocess.run(["iptables-restore"], input=f"{rules}\n", text=True, check=False, capture_output=True)
