@@ -16,15 +16,14 @@ from launcher.training.shards.batch import share
 def evaluate(
     objective: Objective, samples: Samples, collective: Collective, *, chunk: int, device: str, on_forward: Callable[[], None]
 ) -> dict[str, float]:
-    """Means over the whole split of the loss ("loss") and of the task's metrics, the same on every rank.
+    """Means over the whole split of the loss ("loss") and of the task's metrics, the same on every rank; NaN where nothing counts.
 
     The split is cut into chunks of `chunk` samples whatever the world size, so that only the order of the last sum depends on it.
     """
     model = objective.model
     training = model.training
     model.eval()
-    names = objective.metric_names or ()
-    sums = torch.zeros(1 + len(names), dtype=torch.float64, device=device)
+    sums = torch.zeros(2 + 2 * len(objective.metric_names or ()), dtype=torch.float64, device=device)
     try:
         with torch.no_grad():
             for index in share(-(-len(samples) // chunk), collective.world_size, collective.rank):
@@ -34,5 +33,5 @@ def evaluate(
     finally:
         model.train(training)
     collective.all_reduce(sums).wait()
-    loss, *metrics = (sums / len(samples)).tolist()
-    return {"loss": loss, **dict(zip(names, metrics, strict=True))}
+    loss, _, metrics = objective.means(sums.tolist())
+    return {"loss": loss, **metrics}

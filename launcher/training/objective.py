@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 
 from launcher.core.errors import UserCodeError
 from launcher.training.data.samples import Batch
-from launcher.training.tasks import Task, at_least_fp32
+from launcher.training.tasks import Task, WeightedSum
 
 
 class Objective:
@@ -21,44 +23,63 @@ class Objective:
         self.task = task
         self.metric_names: tuple[str, ...] | None = None
         """Sorted; known from the first batch on."""
+        self.changes_inputs = False
+        """Whether the model writes into the batch that it is given: it gets a copy then."""
         self._device = device
         self._bf16 = precision == "bf16"
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Losses (n,), and the sums over the samples of losses and metrics (1 + metrics,), the metrics in the order of their names.
+        """The sum of the losses, (), and figures (2 + 2 x metrics,): total and weight of the loss, then of each metric in the order of names.
 
-        Raises UserCodeError where the task's values are not one a sample, or its metrics not the same every time.
+        Raises UserCodeError where the task's values are no weighted sums, or its metrics not the same every time.
         """
+        if self.changes_inputs:
+            batch = tuple(tensor.clone() for tensor in batch)
         with self.autocast():
             outputs = self.model(*self.task.inputs(batch))
-            losses = self.task.losses(outputs, batch)
+            loss = self.task.loss(outputs, batch)
         with torch.no_grad():
             metrics = self.task.metrics(outputs, batch)
             names = tuple(sorted(metrics))
-            if self.metric_names is None:
-                self.metric_names = names
-            self._check(losses, metrics, names, len(batch[0]))
-            figures = [losses.detach(), *(metrics[name] for name in names)]
-            return losses, torch.stack([at_least_fp32(figure).sum() for figure in figures])
+            if names != self.metric_names:
+                self._take(loss, metrics, names)
+            pairs = [loss, *(metrics[name] for name in names)]
+            return loss.total, torch.stack([part.detach() for pair in pairs for part in pair])
+
+    def means(self, figures: Iterable[float]) -> tuple[float, float, dict[str, float]]:
+        """Of figures that were added up: the loss's mean, its weight, the metrics' means. A mean over nothing is NaN."""
+        totals = list(figures)
+        loss, weight, *rest = totals
+        names = self.metric_names or ()
+        return _mean(loss, weight), weight, {name: _mean(rest[2 * at], rest[2 * at + 1]) for at, name in enumerate(names)}
 
     def autocast(self) -> AbstractContextManager[object]:
         """In which the model and its losses are computed."""
         return torch.autocast(torch.device(self._device).type, torch.bfloat16) if self._bf16 else nullcontext()
 
-    def _check(self, losses: Tensor, metrics: dict[str, Tensor], names: tuple[str, ...], samples: int) -> None:
-        if names != self.metric_names:
+    def _take(self, loss: object, metrics: dict[str, WeightedSum], names: tuple[str, ...]) -> None:
+        """Look at the first values that the task gives; their names have to stay."""
+        if self.metric_names is not None:
             raise UserCodeError(
-                "the task's metrics are not always the same",
-                where="task",
-                given=", ".join(names),
-                expected=", ".join(self.metric_names or ()),
+                "the task's metrics are not always the same", where="task", given=", ".join(names), expected=", ".join(self.metric_names)
             )
-        for name, value in [("losses", losses), *metrics.items()]:
-            if value.shape != (samples,):
+        for what, value in [("loss", loss), *((f"metric {name}", value) for name, value in metrics.items())]:
+            if not isinstance(value, WeightedSum) or not all(isinstance(part, Tensor) and part.dim() == 0 for part in value):
                 raise UserCodeError(
-                    f"the task's {name} are not per sample",
+                    f"the task's {what} is no weighted sum",
                     where="task",
-                    given=f"shape {tuple(value.shape)} for {samples} samples",
-                    expected=f"shape ({samples},)",
-                    next='for a loss of torch, reduction="none"',
+                    given=_described(value),
+                    expected="launcher.training.tasks.WeightedSum(total, weight), two tensors of one number each",
+                    next='sum over the batch, for a loss of torch with reduction="sum", and say how much counts; over_samples does it for one value a sample',
                 )
+        self.metric_names = names
+
+
+def _mean(total: float, weight: float) -> float:
+    return total / weight if weight else math.nan
+
+
+def _described(value: object) -> str:
+    if isinstance(value, tuple):
+        return f"{type(value).__name__} of {', '.join(_described(part) for part in value)}"
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -56,12 +56,12 @@ def build_parts(config: JobConfig, device: str) -> JobParts:
     np.random.seed(config.seed % 2**32)
     torch.manual_seed(config.seed)
     train, test = _build_data(config, device)
-    task: Task = build(config.task, key="task")
+    task = _build_task(config)
     model = _build_model(config, device)
     objective = Objective(model, task, precision=config.trainer.precision, device=device)
     _check_output(objective, train)
     model.train()
-    layers = PerShardLayers(model, seed=config.seed, micro_batch_size=config.trainer.micro_batch_size, device=device)
+    layers = PerShardLayers(model, seed=config.seed, micro_batch_size=config.trainer.micro_batch_size)
     steps = total_steps(config.trainer, len(train))
     state = _build_state(config, model, steps)
     return JobParts(train, test, DataOrder(size=len(train), seed=config.seed), steps, objective, layers, state)
@@ -89,6 +89,20 @@ def _build_data(config: JobConfig, device: str) -> tuple[Samples, Samples]:
     return Samples(data.train, where="data.train", device=device), Samples(data.test, where="data.test", device=device)
 
 
+def _build_task(config: JobConfig) -> Task:
+    task: Task = build(config.task, key="task")
+    missing = [name for name in ("inputs", "loss", "metrics", "check") if not callable(getattr(task, name, None))]
+    if missing:
+        raise UserCodeError(
+            f"the task has no {missing[0]}",
+            where="task._target_",
+            given=config.task.target,
+            expected="an object with inputs, loss, metrics and check",
+            next="docs/extending.md says what they give",
+        )
+    return task
+
+
 def _build_model(config: JobConfig, device: str) -> nn.Module:
     model = build(config.model, key="model")
     if not isinstance(model, nn.Module):
@@ -109,10 +123,10 @@ def _check_output(objective: Objective, train: Samples) -> None:
 
 
 def _build_state(config: JobConfig, model: nn.Module, steps: int) -> TrainState:
-    parameters = [item for item in model.parameters() if item.requires_grad]
-    if not parameters:
+    if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserCodeError("the model has no parameters to train", where="model._target_", given=config.model.target)
-    optimizer = build(config.optimizer, parameters, key="optimizer")
+    # As in a plain loop, frozen ones too: a model may thaw them later.
+    optimizer = build(config.optimizer, list(model.parameters()), key="optimizer")
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise ConfigError("it is no optimizer", where="optimizer._target_", given=config.optimizer.target, expected="one of torch.optim")
     schedule = config.scheduler and _with_total_steps(config.scheduler, steps)

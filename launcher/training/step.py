@@ -14,8 +14,12 @@ from launcher.training.data.samples import Batch
 from launcher.training.parts import JobParts
 from launcher.training.reduce.exchange import Exchange
 from launcher.training.shards.batch import BatchPlan
+from launcher.training.shards.operator_seeds import seed_all, seed_operators
 from launcher.training.shards.random_streams import OTHER_OPERATORS, mix
+from launcher.training.shards.tracked_attributes import TrackedAttributes
 from launcher.training.shards.tracked_buffers import TrackedBuffers
+from launcher.training.shards.trainable_flags import TrainableFlags
+from launcher.training.warm_up import Trial
 
 
 @dataclass(frozen=True)
@@ -33,9 +37,9 @@ class StepResult:
     """What is known of a step once it is applied, the same on every rank."""
 
     loss: float
-    """Mean over all samples of the batch."""
+    """Mean over what counts in the batch."""
     metrics: dict[str, float]
-    """Means over all samples of the batch."""
+    """Means over what counts in the batch."""
     grad_norm: float | None
     """Before clipping; None where nothing is clipped."""
     stop: bool
@@ -46,16 +50,22 @@ class StepResult:
 
 @dataclass(frozen=True)
 class StepSums:
-    """What the step's last collective brought, over all B samples: scalars as in StepResult."""
+    """What the step's last collective brought, over the whole batch: scalars as in StepResult."""
 
     loss: float
+    weight: float
+    """What the gradients have to be divided by."""
     metrics: dict[str, float]
     stop: bool
     switch: bool
+    trained: tuple[bool, ...]
+    """Which parameters are trained, after this step's forward passes."""
     statistics: list[Tensor]
     """Of the BatchNorm layers, as RunningStatistics.sums; to be divided by the number of shards."""
     buffers: list[Tensor]
     """As TrackedBuffers.sums; to be divided by the number of shards."""
+    attributes: list[Tensor]
+    """As TrackedAttributes.sums."""
 
 
 class TrainingStep:
@@ -64,76 +74,103 @@ class TrainingStep:
     def __init__(
         self,
         parts: JobParts,
-        buffers: TrackedBuffers,
+        trial: Trial,
         plan: BatchPlan,
         *,
         seed: int,
         grad_clip_norm: float | None,
+        device: str,
         on_forward: Callable[[], None],
     ) -> None:
         """`grad_clip_norm`: None where the gradient is not clipped; `on_forward`: called before each forward pass."""
         self._objective = parts.objective
         self._layers = parts.layers
-        self._buffers = buffers
         self._optimizer = parts.state.optimizer
         self._scheduler = parts.state.scheduler
         self._plan = plan
         self._seed = seed
         self._clip = grad_clip_norm
         self._on_forward = on_forward
-        self._parameters = [parameter for parameter in parts.model.parameters() if parameter.requires_grad]
+        self._parameters = list(parts.model.parameters())
+        self._buffers = TrackedBuffers(parts.model, trial.buffers)
+        self._attributes = TrackedAttributes(parts.model, trial.attributes, device=device)
+        self._flags = TrainableFlags(self._parameters)
+        self._seed_operators = seed_operators if not trial.draws_elsewhere else seed_all
+        self._tracked = (self._buffers, self._attributes, self._flags)
 
-    def run(self, step: int, forwards: tuple[range, ...], batches: Iterable[Batch], exchange: Exchange, flags: StepFlags) -> StepResult:
+    def run(
+        self, step: int, forwards: tuple[range, ...], batches: Callable[[], Iterable[Batch]], exchange: Exchange, flags: StepFlags
+    ) -> StepResult:
         """Take the state from `step` to `step` + 1.
 
-        forwards: the shards of each forward pass of this rank; batches: one for each of them.
+        forwards: the shards of each forward pass of this rank; batches: gives one for each of them, again at each call.
         Whatever is raised, the parameters and buffers are those before the step: CollectiveBroken, TrainingDiverged, the user's own.
         """
         sums = self.compute(step, forwards, batches, exchange, flags)
         grad_norm = self.apply(sums, step + 1)
+        exchange.lay_out(sums.trained)
         return StepResult(sums.loss, sums.metrics, grad_norm, sums.stop, sums.switch)
 
-    def compute(self, step: int, forwards: tuple[range, ...], batches: Iterable[Batch], exchange: Exchange, flags: StepFlags) -> StepSums:
+    def compute(
+        self, step: int, forwards: tuple[range, ...], batches: Callable[[], Iterable[Batch]], exchange: Exchange, flags: StepFlags
+    ) -> StepSums:
         """Gradients of the whole batch in `.grad` of the parameters; nothing else of the state is changed.
 
+        A step that thaws parameters is computed a second time: only its end says, to all ranks alike, that there is more to exchange.
         Whatever is raised, CollectiveBroken or the user's own, the state is that before the step.
         """
         try:
-            return self._compute(step, forwards, batches, exchange, flags)
+            sums = self._compute(step, forwards, batches(), exchange, flags)
+            if any(wanted and not there for wanted, there in zip(sums.trained, exchange.trained, strict=True)):
+                self._roll_back()
+                exchange.lay_out(sums.trained)
+                sums = self._compute(step, forwards, batches(), exchange, flags)
+            return sums
         except BaseException:
-            self._buffers.roll_back()
-            for parameter in self._parameters:
-                parameter.grad = None
+            self._roll_back()
             raise
+        finally:
+            self._layers.end_step()
+
+    def _roll_back(self) -> None:
+        for tracked in self._tracked:
+            tracked.roll_back()
+        for parameter in self._parameters:
+            parameter.grad = None
 
     def _compute(self, step: int, forwards: tuple[range, ...], batches: Iterable[Batch], exchange: Exchange, flags: StepFlags) -> StepSums:
         exchange.begin_step()
         self._layers.statistics.begin_step()
-        self._buffers.begin_step()
+        for tracked in self._tracked:
+            tracked.begin_step()
         figures: Tensor | None = None
         for index, (shards, batch) in enumerate(zip(forwards, batches, strict=True)):
             if exchange.per_shard and index > 0:
                 figures, flags = None, StepFlags()  # each rank's flags count once
                 self._layers.statistics.clear_sums()
-                self._buffers.clear_sums()
-            losses, values = self.forward(step, shards, batch)
+                for tracked in self._tracked:
+                    tracked.clear_sums()
+            loss, values = self.forward(step, shards, batch)
             exchange.check()
             figures = values if figures is None else figures + values
             last = index == len(forwards) - 1
             if last or exchange.per_shard:
                 exchange.arm(self._pack(figures, flags, exchange.dtype), last=last)
-            torch.autograd.backward(losses, torch.full_like(losses, 1.0 / self._plan.global_batch_size))
+            # In half precision a sum over many samples may be too large; what counts in them is divided by when it is known.
+            torch.autograd.backward(loss, torch.full_like(loss, 1.0 / self._plan.global_batch_size))
         return self._unpack(exchange.finish(), exchange.world_size)
 
     def forward(self, step: int, shards: range, batch: Batch) -> tuple[Tensor, Tensor]:
-        """One forward pass: losses (n,) and sums (1 + metrics,) as the objective gives them."""
+        """One forward pass: the sum of the losses and the figures, as the objective gives them."""
         self._on_forward()
-        seed_operators(mix(OTHER_OPERATORS, self._seed, step, shards.start))
-        self._buffers.begin_forward()
+        self._seed_operators(mix(OTHER_OPERATORS, self._seed, step, shards.start))
+        for tracked in self._tracked:
+            tracked.begin_forward()
         with self._layers.forward(step, shards):
-            losses, sums = self._objective(batch)
-        self._buffers.end_forward(shards)
-        return losses, sums
+            loss, figures = self._objective(batch)
+        for tracked in self._tracked:
+            tracked.end_forward(shards)
+        return loss, figures
 
     def apply(self, sums: StepSums, step: int) -> float | None:
         """Let optimizer, scheduler and buffers take the step that leads to `step`; the gradient's norm, None where it is not clipped.
@@ -141,41 +178,53 @@ class TrainingStep:
         Raises TrainingDiverged before anything is changed.
         """
         if not math.isfinite(sums.loss):
-            raise diverged("the loss is not finite", step, f"loss {sums.loss}")
+            given = f"loss {sums.loss}" if sums.weight else "a batch in which nothing counts: its weight is 0"
+            self._roll_back()
+            raise diverged("the loss is not finite", step, given)
+        if sums.weight != self._plan.global_batch_size:
+            gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+            torch._foreach_mul_(gradients, self._plan.global_batch_size / sums.weight)
         norm = None
         if self._clip is not None:
             norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._clip))
             if not math.isfinite(norm):
+                self._roll_back()
                 raise diverged("the gradient is not finite", step, f"norm {norm}")
+        self._flags.apply(sums.trained)
         self._optimizer.step()
         if self._scheduler is not None:
             self._scheduler.step()
         with torch.no_grad():
             self._layers.statistics.apply(sums.statistics, self._plan.shards)
             self._buffers.apply(sums.buffers, self._plan.shards)
+        self._attributes.apply(sums.attributes)
         return norm
 
-    # The step's sums are one flat tensor: loss, metrics, stop, switch, running statistics, tracked buffers.
+    # The step's sums are one flat tensor: figures, stop, switch, trained parameters, running statistics, buffers, attributes.
 
     def _pack(self, figures: Tensor, flags: StepFlags, dtype: torch.dtype) -> Tensor:
         raised = figures.new_tensor([float(flags.stop), float(flags.switch)])
-        return torch.cat([part.flatten().to(dtype) for part in (figures, raised, *self._parts())])
+        return torch.cat([part.flatten().to(dtype) for part in (figures, raised, *self._flags.sums(), *self._parts())])
 
     def _parts(self) -> list[Tensor]:
-        return [*self._layers.statistics.sums(), *self._buffers.sums()]
+        return [*self._layers.statistics.sums(), *self._buffers.sums(), *self._attributes.sums()]
 
     def _unpack(self, packed: Tensor, world_size: int) -> StepSums:
-        names = self._objective.metric_names or ()
-        loss, *values, stop, switch = packed[: len(names) + 3].tolist()
+        figures = 2 + 2 * len(self._objective.metric_names or ())
+        position = figures + 2 + len(self._parameters)
+        numbers = packed[:position].tolist()
+        stop, switch = numbers[figures : figures + 2]
         parts = []
-        position = len(names) + 3
         for part in self._parts():
             parts.append(packed[position : position + part.numel()].view(part.shape))
             position += part.numel()
-        samples = self._plan.global_batch_size
-        kept = len(self._layers.statistics.sums())
-        means = {name: value / samples for name, value in zip(names, values, strict=True)}
-        return StepSums(loss / samples, means, stop > 0, switch == world_size, parts[:kept], parts[kept:])
+        loss, weight, metrics = self._objective.means(numbers[:figures])
+        statistics = len(self._layers.statistics.sums())
+        buffers = statistics + len(self._buffers.sums())
+        trained = tuple([flag > 0 for flag in numbers[figures + 2 :]])
+        return StepSums(
+            loss, weight, metrics, stop > 0, switch == world_size, trained, parts[:statistics], parts[statistics:buffers], parts[buffers:]
+        )
 
 
 def diverged(what: str, step: int, given: str) -> TrainingDiverged:
@@ -196,10 +245,3 @@ def check_finite(tensors: Mapping[str, Tensor], step: int) -> None:
     for name, norm in zip(names, torch.stack([norm.float() for norm in norms]).tolist(), strict=True):
         if not norm < float("inf"):
             raise diverged("the state is not finite", step, f"{name} holds {norm}")
-
-
-def seed_operators(seed: int) -> None:
-    """Where torch's own random operators begin, on every device."""
-    torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call] # untyped in torch
-        torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Literal, Protocol
@@ -14,7 +15,7 @@ from launcher.core.types import JsonObject
 from launcher.record.run_store import RunStore
 from launcher.training.comm.collective import Collective
 from launcher.training.comm.transport import CollectiveBroken
-from launcher.training.data.samples import TrainingFeed
+from launcher.training.data.samples import Batch, TrainingFeed
 from launcher.training.device import use_deterministic_algorithms, use_threads
 from launcher.training.evaluate import evaluate
 from launcher.training.parts import build_parts
@@ -22,7 +23,6 @@ from launcher.training.reduce.exact_exchange import ExactExchange
 from launcher.training.reduce.exchange import Exchange
 from launcher.training.reduce.gradient_exchange import GradientExchange
 from launcher.training.shards.batch import BatchPlan
-from launcher.training.shards.tracked_buffers import TrackedBuffers
 from launcher.training.state.checkpoint_saver import CheckpointSaver
 from launcher.training.state.document import StateDocument
 from launcher.training.state.transfer import StateHeader, StateMove, share_state
@@ -37,9 +37,9 @@ class StepRecord:
     step: int
     """The state after it: the first step has 1."""
     loss: float
-    """Mean over the samples of the batch."""
+    """Mean over what counts in the batch."""
     metrics: dict[str, float]
-    """Means over the samples of the batch."""
+    """Means over what counts in the batch."""
     seconds: float
     """How long it took, waiting for data and for the other ranks included."""
     grad_norm: float | None
@@ -100,6 +100,8 @@ class Trainer:
         self._exchange: Exchange | None = None
         self._entered = 0
         """The newest generation."""
+        self._read: int | None = None
+        """The step whose batches were read last in this generation."""
         self.step = 0
         """Steps applied."""
         self.total_steps = 0
@@ -136,12 +138,16 @@ class Trainer:
         self._plan = fused if trial.warm_up.fused else replace(fused, width=1)
         self._step = TrainingStep(
             parts,
-            TrackedBuffers(parts.model, trial.buffers),
+            trial,
             self._plan,
             seed=config.seed,
             grad_clip_norm=config.trainer.grad_clip_norm,
+            device=self._device,
             on_forward=self._count_forward,
         )
+        parts.objective.changes_inputs = trial.changes_inputs
+        parts.state.track(trial.buffers, trial.attributes)
+        self._repeated = trial.repeated
         self._warm_up = trial.warm_up
         return trial.warm_up
 
@@ -210,16 +216,18 @@ class Trainer:
             self._exchange = self._make_exchange(collective)
             self._feed = TrainingFeed(self._parts.train, self._parts.order, self._plan, end=self.total_steps)
         self._exchange.use(collective)
+        self._exchange.lay_out(tuple([parameter.requires_grad for parameter in self._parts.model.parameters()]))
         self._feed.begin(self._plan.forwards(collective.world_size, collective.rank))
+        self._read = None
         if 0 < self._entered < collective.generation:
             self._saver.last_step = None  # whether all ranks' parts became a checkpoint is not known here
         self._entered = collective.generation
 
     def _make_exchange(self, collective: Collective) -> Exchange:
-        parameters = [item for item in self._parts.model.parameters() if item.requires_grad]
+        parameters = list(self._parts.model.parameters())
         if self._config.elastic.exact:
-            return ExactExchange(parameters, collective, shards=self._plan.shards)
-        return GradientExchange(parameters, collective)
+            return ExactExchange(parameters, collective, shards=self._plan.shards, repeated=self._repeated)
+        return GradientExchange(parameters, collective, repeated=self._repeated)
 
     def _due(self, every_steps: int | None) -> bool:
         return every_steps is not None and 0 < self.step < self.total_steps and self.step % every_steps == 0
@@ -231,7 +239,7 @@ class Trainer:
         while self.step < self.total_steps:
             collective.check()
             began = time.perf_counter()
-            result = self._step.run(self.step, feed.forwards, feed.step(self.step), exchange, self._observer.flags())
+            result = self._step.run(self.step, feed.forwards, self._batches, exchange, self._observer.flags())
             self.step += 1
             self._observer.applied(StepRecord(self.step, result.loss, result.metrics, time.perf_counter() - began, result.grad_norm))
             if self._due(trainer.eval_every_steps):
@@ -246,6 +254,13 @@ class Trainer:
         self._evaluate(collective)
         self._save_and_wait(collective)
         return RunOutcome.FINISHED
+
+    def _batches(self) -> Iterator[Batch]:
+        """Of this step, one for each forward pass; once more, where the step is computed again."""
+        if self._read == self.step:
+            self._feed.begin(self._feed.forwards)
+        self._read = self.step
+        return self._feed.step(self.step)
 
     def _evaluate(self, collective: Collective) -> None:
         chunk = self._config.fused_shards * self._config.trainer.micro_batch_size

@@ -12,15 +12,15 @@ layout and is aligned at every world size, because kernels may add up differentl
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from launcher.core.errors import UserCodeError
 from launcher.training.comm.collective import Collective, Work
-from launcher.training.reduce.exchange import Bucket, Exchange, cut_into_buckets
+from launcher.training.reduce.exchange import Bucket, Exchange, dense, too_late
 from launcher.training.reduce.reduction_tree import Subtree, TreeSum, subtrees_of
 from launcher.training.shards.batch import share
 
@@ -80,9 +80,12 @@ class Segments:
 class ExactBucket(Bucket):
     """The sums of its parameters' gradients over the shards so far."""
 
-    def __init__(self, parameters: list[nn.Parameter], tail: int, dtype: torch.dtype, shards: int) -> None:
-        """`tail`: how many further numbers there are behind the gradients; `shards`: of the whole step."""
+    def __init__(self, parameters: list[nn.Parameter], tail: int, dtype: torch.dtype, shards: int, first: int) -> None:
+        """`tail`: how many further numbers there are behind the gradients; `shards`: of the whole step; `first`: how many parameters are in
+        the buckets before.
+        """
         super().__init__(parameters)
+        self.first = first
         self.tail: Tensor | None = None
         """The further numbers of the shard that is computed now."""
         self.missing: set[nn.Parameter] = set()
@@ -99,6 +102,10 @@ class ExactBucket(Bucket):
         """Forget the sums of the step before."""
         self._tree = TreeSum(self._shards, _add)
 
+    def unused(self) -> list[int]:
+        """Places of the parameters that have no gradient of this shard, counted over all buckets."""
+        return [place for place, parameter in enumerate(self.parameters, start=self.first) if parameter.grad is None]
+
     def take(self, shard: int) -> None:
         """Move the gradients of a shard from the parameters into the sum."""
         tensors = []
@@ -106,7 +113,7 @@ class ExactBucket(Bucket):
             tensors.append(_as_leaf(parameter, stride, self._dtype))
             parameter.grad = None
         if self._has_tail:
-            assert self.tail is not None, "armed before"
+            assert self.tail is not None, "given before"
             tensors.append(self.tail)
         self._tree.add_shard(shard, tensors)
 
@@ -127,14 +134,16 @@ class ExactBucket(Bucket):
         self.wait()
         self.work = self.segments.gather(self._shards, collective)
 
-    def give_back(self) -> Tensor | None:
-        """The sums over all shards to the parameters' `.grad`; gives the tail's, None where the bucket has no tail."""
+    def collect(self) -> Tensor | None:
+        """Wait for the sums over all shards; gives the tail's, None where the bucket has no tail."""
         if self.work is not None:
             self.wait()
-        sums = self._sums()
-        for parameter, total in zip(self.parameters, sums, strict=False):
-            parameter.grad = total.to(parameter.dtype)
-        return sums[-1] if self._has_tail else None
+        return self._sums()[-1] if self._has_tail else None
+
+    def give_back(self, used: list[bool]) -> None:
+        """The sums over all shards to the parameters' `.grad`, None where no shard used the parameter."""
+        for parameter, total, flag in zip(self.parameters, self._sums(), used, strict=False):
+            parameter.grad = total.to(parameter.dtype) if flag else None
 
     def _sums(self) -> list[Tensor]:
         """Over all shards, in the parameters' layout, then the tail."""
@@ -147,7 +156,7 @@ class ExactBucket(Bucket):
 
 
 def _as_leaf(parameter: nn.Parameter, stride: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    gradient = parameter.grad
+    gradient = None if parameter.grad is None else dense(parameter.grad)
     if gradient is not None and gradient.dtype == dtype and gradient.stride() == stride:
         return gradient
     leaf = torch.empty_strided(parameter.size(), stride, dtype=dtype, device=parameter.device)
@@ -164,13 +173,19 @@ class ExactExchange(Exchange):
 
     per_shard: ClassVar[bool] = True
 
-    def __init__(self, parameters: list[nn.Parameter], collective: Collective, *, shards: int) -> None:
+    def __init__(
+        self, parameters: list[nn.Parameter], collective: Collective, *, shards: int, repeated: Collection[nn.Parameter] = ()
+    ) -> None:
         """`shards`: V. The collective has at most as many ranks."""
-        super().__init__(parameters, collective)
+        super().__init__(parameters, collective, repeated=repeated)
         self._buckets: list[ExactBucket] = []
         self._shards = shards
         self._next = 0
         """The shard of this rank whose backward pass comes next."""
+        self._sums: Tensor | None = None
+        """Of that shard."""
+        self._unused: list[int] = []
+        """Places, among the bits of the parameters, of those that have no gradient of that shard."""
         self._pending = False
         """Whether a shard's gradients are, or will be, in the parameters."""
         self.use(collective)
@@ -180,11 +195,15 @@ class ExactExchange(Exchange):
         for bucket in self._buckets:
             bucket.segments = None
         self._own = share(self._shards, collective.world_size, collective.rank)
-        self._laid_out = False
+        self._segments_made = False
+
+    def lay_out(self, trained: tuple[bool, ...]) -> None:
+        if trained != self.trained:
+            self._segments_made = False
+        super().lay_out(trained)
 
     def begin_step(self) -> None:
-        for parameter in self._parameters:
-            parameter.grad = None
+        self._drop_gradients()
         for bucket in self._buckets:
             bucket.begin()
         self._next = self._own.start
@@ -197,13 +216,14 @@ class ExactExchange(Exchange):
             self._make_buckets(len(sums))
         if self._pending:
             for bucket in self._buckets:
-                bucket.take(self._next)
+                self._take(bucket)
             self._next += 1
-        self._buckets[-1].tail = sums
+        self._sums = sums
+        self._unused = []
         self._pending = True
         if last and not self.alone:
-            if not self._laid_out:
-                self._lay_out()
+            if not self._segments_made:
+                self._make_segments()
             for bucket in self._buckets:
                 bucket.missing = set(bucket.parameters)
             self._sent = 0
@@ -212,54 +232,65 @@ class ExactExchange(Exchange):
     @torch.no_grad()
     def finish(self) -> Tensor:
         self._armed = False
-        assert self._pending, "armed before"
+        assert self._sums is not None, "armed before"
         assert self._next == self._own.stop - 1, "one backward pass for each shard"
         self._pending = False
         if self.alone:
             for bucket in self._buckets:
-                bucket.take(self._next)
+                self._take(bucket)
         else:
             for bucket in self._buckets[self._sent :]:
                 self._send(bucket)
             for bucket in self._buckets:
                 bucket.gather(self._collective)
-        *_, tail = [bucket.give_back() for bucket in self._buckets]
+        *_, tail = [bucket.collect() for bucket in self._buckets]
         assert tail is not None, "the last bucket has it"
-        return tail
+        sums, bits = torch.split(tail, [len(self._sums), len(self._laid_out)])
+        used = [bit > 0 for bit in bits.tolist()]
+        for bucket in self._buckets:
+            bucket.give_back(used[bucket.first : bucket.first + len(bucket.parameters)])
+        return sums
 
-    def _make_buckets(self, tail: int) -> None:
-        pending = cut_into_buckets(self._parameters)
+    def _make_buckets(self, sums: int) -> None:
+        pending = self._cut()
+        first = 0
         for index, members in enumerate(pending):
-            bucket = ExactBucket(members, tail if index == len(pending) - 1 else 0, self.dtype, self._shards)
+            tail = sums + len(self._laid_out) if index == len(pending) - 1 else 0
+            bucket = ExactBucket(members, tail, self.dtype, self._shards, first)
+            first += len(members)
             self._buckets.append(bucket)
             for parameter in members:
-                parameter.register_post_accumulate_grad_hook(partial(self._ready, index, bucket))  # type: ignore[no-untyped-call] # untyped in torch
+                self._listen(parameter, partial(self._ready, index, bucket))
 
-    def _lay_out(self) -> None:
+    def _make_segments(self) -> None:
         owned = [subtrees_of(share(self._shards, self.world_size, rank), self._shards) for rank in range(self.world_size)]
         for bucket in self._buckets:
             bucket.lay_out(owned, self._collective.rank)
-        self._laid_out = True
+        self._segments_made = True
 
     @torch.no_grad()
     def _ready(self, index: int, bucket: ExactBucket, parameter: nn.Parameter) -> None:
-        """Called by autograd as soon as the gradient of a parameter is complete."""
         if not self._armed:
             return
         self.check()
         if index < self._sent:
-            raise UserCodeError(
-                "a parameter got a further gradient in a backward pass after its gradient was complete",
-                where="elastic.exact",
-                given=f"a parameter of shape {tuple(parameter.shape)}",
-                expected="one gradient for a parameter in a backward pass",
-                next="use checkpoint(..., use_reentrant=False), or elastic.exact=false",
-            )
+            raise too_late(parameter)
         bucket.missing.discard(parameter)
         while self._sent < len(self._buckets) and not self._buckets[self._sent].missing:
             self._send(self._buckets[self._sent])
 
-    def _send(self, bucket: ExactBucket) -> None:
+    def _take(self, bucket: ExactBucket) -> None:
+        """In the order of the buckets, so that all bits are known when the last one is taken."""
+        self._unused += bucket.unused()
+        if bucket is self._buckets[-1]:
+            assert self._sums is not None, "armed before"
+            bits = self._sums.new_ones(len(self._laid_out))
+            if self._unused:
+                bits[self._unused] = 0.0
+            bucket.tail = torch.cat([self._sums, bits])
         bucket.take(self._next)
+
+    def _send(self, bucket: ExactBucket) -> None:
+        self._take(bucket)
         bucket.send(self._collective)
         self._sent += 1

@@ -10,13 +10,15 @@ gradient_exchange.py is the fast one; in exact_exchange.py the bits of a sum do 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
+from launcher.core.errors import UserCodeError
 from launcher.training.comm.collective import Collective, Work
 from launcher.training.comm.transport import CollectiveBroken
 
@@ -53,23 +55,32 @@ class Bucket:
 class Exchange(ABC):
     """The gradients of one generation after the other; buckets stay from one to the next.
 
-    In each step: `begin_step`, then `arm` before a backward pass, then `finish`. A parameter without a gradient counts as zero, at every
-    world size.
+    It begins with the parameters that are trained when it is made; `lay_out` says when others are. In each step: `begin_step`, then `arm` before a backward pass, then
+    `finish`. As in a plain loop, a parameter that no shard of the batch used has no gradient: a bit of each travels with the sums.
     """
 
     per_shard: ClassVar[bool]
     """Whether it takes the shards one by one, each with its own sums; else a rank's all together, with its last backward pass."""
     _buckets: Sequence[Bucket]
 
-    def __init__(self, parameters: list[nn.Parameter], collective: Collective) -> None:
+    def __init__(self, parameters: list[nn.Parameter], collective: Collective, *, repeated: Collection[nn.Parameter] = ()) -> None:
+        """`parameters`: all of the model. `repeated`: those that get their gradient in several parts in one backward pass, as a weight
+        that two recomputed blocks share: they are sent when the pass is over.
+        """
         self._parameters = parameters
+        self._repeated = frozenset(repeated)
         self.dtype = dtype_of_sums(parameters)
         """Of everything that is summed."""
+        self.trained: tuple[bool, ...] = ()
+        """Which parameters are laid out."""
+        self._laid_out: list[nn.Parameter] = []
         self._collective = collective
         self._sent = 0
         """Buckets sent in this step."""
         self._armed = False
         """Whether the backward pass that sends buckets has begun."""
+        self._hooks: list[RemovableHandle] = []
+        self.lay_out(tuple([parameter.requires_grad for parameter in parameters]))
 
     @property
     def world_size(self) -> int:
@@ -86,6 +97,17 @@ class Exchange(ABC):
         for bucket in self._buckets:
             bucket.abandon()
         self._collective = collective
+
+    def lay_out(self, trained: tuple[bool, ...]) -> None:
+        """Exchange the gradients of these parameters from the next step on: a flag for each. The same on every rank."""
+        if trained == self.trained:
+            return
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        self._buckets = []
+        self.trained = trained
+        self._laid_out = [parameter for parameter, flag in zip(self._parameters, trained, strict=True) if flag]
 
     def check(self) -> None:
         """Raises CollectiveBroken once the generation was left: what is computed further is in vain. So does the last backward pass."""
@@ -108,6 +130,41 @@ class Exchange(ABC):
 
         Gives the sums of `sums` over the batch, (n,). Raises CollectiveBroken.
         """
+
+    def _cut(self) -> list[list[nn.Parameter]]:
+        """Buckets of what is laid out; in the last ones what cannot be sent before the backward pass is over."""
+        at_once = [parameter for parameter in self._laid_out if parameter not in self._repeated]
+        later = [parameter for parameter in self._laid_out if parameter in self._repeated]
+        return cut_into_buckets([*later, *at_once])
+
+    def _listen(self, parameter: nn.Parameter, ready: Callable[[nn.Parameter], None]) -> None:
+        """Call `ready` as soon as the gradient of a parameter is complete."""
+        if parameter in self._repeated:
+            return
+        trained = parameter.requires_grad
+        parameter.requires_grad_(True)  # torch refuses a hook of a parameter that is frozen at the moment
+        self._hooks.append(parameter.register_post_accumulate_grad_hook(ready))  # type: ignore[no-untyped-call] # untyped in torch
+        parameter.requires_grad_(trained)
+
+    def _drop_gradients(self) -> None:
+        for parameter in self._parameters:
+            parameter.grad = None
+
+
+def too_late(parameter: nn.Parameter) -> UserCodeError:
+    """The error for a part of a gradient that comes when the gradient was sent already."""
+    return UserCodeError(
+        "a parameter got a further gradient in a backward pass after its gradient was complete",
+        where="model",
+        given=f"a parameter of shape {tuple(parameter.shape)}",
+        expected="one gradient for a parameter in a backward pass, or several in the first step already",
+        next="use checkpoint(..., use_reentrant=False)",
+    )
+
+
+def dense(gradient: Tensor) -> Tensor:
+    """Gradients are summed dense, whatever the number of ranks."""
+    return gradient.to_dense() if gradient.layout != torch.strided else gradient
 
 
 def dtype_of_sums(parameters: list[nn.Parameter]) -> torch.dtype:

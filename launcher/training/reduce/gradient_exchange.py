@@ -7,6 +7,7 @@ What the transport makes of a sum depends on the number of ranks; exact_exchange
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
 from typing import ClassVar
 
@@ -14,15 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from launcher.training.comm.collective import Collective
-from launcher.training.reduce.exchange import Bucket, Exchange, cut_into_buckets
+from launcher.training.reduce.exchange import Bucket, Exchange, dense, too_late
 
 
 class FlatBucket(Bucket):
     """The memory in which the gradients of its parameters lie one behind the other, and at the end the tail."""
 
-    def __init__(self, parameters: list[nn.Parameter], tail: int, dtype: torch.dtype) -> None:
-        """`tail`: how many further numbers there are behind the gradients."""
+    def __init__(self, parameters: list[nn.Parameter], tail: int, dtype: torch.dtype, first: int) -> None:
+        """`tail`: how many further numbers there are behind the gradients; `first`: how many parameters are in the buckets before."""
         super().__init__(parameters)
+        self.first = first
         sizes = [parameter.numel() for parameter in parameters]
         self.flat = torch.zeros(sum(sizes) + tail, dtype=dtype, device=parameters[0].device)
         self.tail: Tensor
@@ -34,23 +36,40 @@ class FlatBucket(Bucket):
     @torch.no_grad()
     def take(self, parameter: nn.Parameter, view: Tensor) -> None:
         """Move a finished gradient into the bucket, while it is still in the processor's cache."""
-        if parameter.grad is None:
-            view.zero_()
-        else:
-            view.copy_(parameter.grad)
+        del self.missing[parameter]
+        assert parameter.grad is not None, "it is finished"
+        view.copy_(dense(parameter.grad))
         parameter.grad = view if view.dtype == parameter.dtype else None
-        self.missing.pop(parameter, None)
 
-    def take_missing(self) -> None:
-        """Zeros for parameters that the backward pass did not reach."""
-        for parameter, view in [*self.missing.items()]:
-            self.take(parameter, view)
-
-    def give_back(self) -> None:
-        """The sums to the parameters of another type than the bucket; those of the same have them already, as views."""
-        for parameter, view in zip(self.parameters, self.views, strict=True):
+    def take_missing(self) -> list[int]:
+        """Take what nobody said is finished; gives the places of parameters without a gradient, counted over all buckets."""
+        if not self.missing:
+            return []
+        unused = []
+        for place, (parameter, view) in enumerate(zip(self.parameters, self.views, strict=True), start=self.first):
+            if parameter not in self.missing:
+                continue
             if parameter.grad is None:
-                parameter.grad = view.to(parameter.dtype)
+                view.zero_()
+                unused.append(place)
+            else:
+                self.take(parameter, view)
+        return unused
+
+    @torch.no_grad()
+    def add(self, parameter: nn.Parameter, view: Tensor) -> None:
+        """A further part of a gradient that was taken: autograd adds it in place where `.grad` is the view."""
+        if parameter.grad is not view and parameter.grad is not None:
+            view.add_(dense(parameter.grad))
+            parameter.grad = None
+
+    def give_back(self, used: list[bool]) -> None:
+        """The sums to the parameters' `.grad`, None where no rank used the parameter; those of the same type have them already, as views."""
+        for parameter, view, flag in zip(self.parameters, self.views, used, strict=True):
+            if not flag:
+                parameter.grad = None
+            elif parameter.grad is None:
+                parameter.grad = view.to(parameter.dtype) if view.dtype != parameter.dtype else view
 
 
 def _like(parameter: nn.Parameter, piece: Tensor) -> Tensor:
@@ -65,65 +84,81 @@ class GradientExchange(Exchange):
 
     per_shard: ClassVar[bool] = False
 
-    def __init__(self, parameters: list[nn.Parameter], collective: Collective) -> None:
-        super().__init__(parameters, collective)
+    def __init__(self, parameters: list[nn.Parameter], collective: Collective, *, repeated: Collection[nn.Parameter] = ()) -> None:
+        super().__init__(parameters, collective, repeated=repeated)
         self._buckets: list[FlatBucket] = []
         self._sums: Tensor | None = None
         """Those of a world of one, which sends nothing."""
+        self._unused: list[int] = []
+        """Places, among the bits of the parameters, of those that have no gradient on this rank."""
 
     def begin_step(self) -> None:
-        for parameter in self._parameters:
-            parameter.grad = None
+        self._drop_gradients()
         self._armed = False
 
     def arm(self, sums: Tensor, *, last: bool = True) -> None:
+        self._sums = sums
         if self.alone:
-            self._sums = sums
             return
         if not self._buckets:
             self._make_buckets(len(sums))
         for bucket in self._buckets:
             bucket.missing = dict(zip(bucket.parameters, bucket.views, strict=True))
-        self._buckets[-1].tail.copy_(sums)
+        self._unused = []
         self._sent = 0
         self._armed = True
 
     def finish(self) -> Tensor:
+        assert self._sums is not None, "armed before"
         if self.alone:
-            return self._finish_alone()
+            for parameter in self._laid_out:
+                if parameter.grad is not None:
+                    parameter.grad = dense(parameter.grad)
+            return self._sums
         self._armed = False
         for bucket in self._buckets[self._sent :]:
-            bucket.take_missing()
             self._send(bucket)
         for bucket in self._buckets:
             bucket.wait()
-            bucket.give_back()
-        return self._buckets[-1].tail
+        sums, bits = torch.split(self._buckets[-1].tail, [len(self._sums), len(self._laid_out)])
+        used = [bit > 0 for bit in bits.tolist()]
+        for bucket in self._buckets:
+            bucket.give_back(used[bucket.first : bucket.first + len(bucket.parameters)])
+        return sums
 
-    def _finish_alone(self) -> Tensor:
-        assert self._sums is not None, "armed before"
-        for parameter in self._parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        return self._sums
-
-    def _make_buckets(self, tail: int) -> None:
-        pending = cut_into_buckets(self._parameters)
+    def _make_buckets(self, sums: int) -> None:
+        pending = self._cut()
+        first = 0
         for index, members in enumerate(pending):
-            bucket = FlatBucket(members, tail if index == len(pending) - 1 else 0, self.dtype)
+            bucket = FlatBucket(members, sums + len(self._laid_out) if index == len(pending) - 1 else 0, self.dtype, first)
+            first += len(members)
             self._buckets.append(bucket)
             for parameter, view in zip(members, bucket.views, strict=True):
-                parameter.register_post_accumulate_grad_hook(partial(self._ready, bucket, view))  # type: ignore[no-untyped-call] # untyped in torch
+                self._listen(parameter, partial(self._ready, index, view))
 
-    def _ready(self, bucket: FlatBucket, view: Tensor, parameter: nn.Parameter) -> None:
-        """Called by autograd as soon as the gradient of a parameter is complete."""
+    def _ready(self, index: int, view: Tensor, parameter: nn.Parameter) -> None:
         if not self._armed:
             return
         self.check()
-        bucket.take(parameter, view)
+        bucket = self._buckets[index]
+        if parameter in bucket.missing:
+            bucket.take(parameter, view)
+        elif index < self._sent:
+            raise too_late(parameter)
+        else:
+            bucket.add(parameter, view)
         while self._sent < len(self._buckets) and not self._buckets[self._sent].missing:
             self._send(self._buckets[self._sent])
 
+    @torch.no_grad()
     def _send(self, bucket: FlatBucket) -> None:
+        """In the order of the buckets, so that all bits are known when the last one goes."""
+        self._unused += bucket.take_missing()
+        if bucket is self._buckets[-1]:
+            assert self._sums is not None, "armed before"
+            bucket.tail[: len(self._sums)] = self._sums
+            bits = bucket.tail[len(self._sums) :].fill_(1.0)
+            if self._unused:
+                bits[self._unused] = 0.0
         bucket.work = self._collective.all_reduce(bucket.flat)
         self._sent += 1

@@ -6,13 +6,16 @@ the streams of numpy's and Python's generators may change between versions, and 
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
 _MASK = (1 << 64) - 1
-_GOLDEN = 0x9E3779B97F4A7C15
-_FIRST = 0xBF58476D1CE4E5B9
-_SECOND = 0x94D049BB133111EB
+GOLDEN = 0x9E3779B97F4A7C15
+FIRST = 0xBF58476D1CE4E5B9
+SECOND = 0x94D049BB133111EB
+"""The constants of SplitMix64: the distance of its states, and the two factors of its output function."""
 
 AUGMENTATION = 1
 DROPOUT = 2
@@ -23,21 +26,43 @@ DATA_ORDER = 4
 
 def mix(*words: int) -> int:
     """One 64-bit number out of several, each of which changes about half of its bits."""
-    state = 0
+    return extend(0, *words)
+
+
+def extend(state: int, *words: int) -> int:
+    """extend(mix(*first), *second) is mix(*first, *second)."""
     for word in words:
-        state = (state + word + _GOLDEN) & _MASK
-        state = ((state ^ (state >> 30)) * _FIRST) & _MASK
-        state = ((state ^ (state >> 27)) * _SECOND) & _MASK
+        state = (state + word + GOLDEN) & _MASK
+        state = ((state ^ (state >> 30)) * FIRST) & _MASK
+        state = ((state ^ (state >> 27)) * SECOND) & _MASK
         state ^= state >> 31
     return state
 
 
 def permutation(seed: int, epoch: int, size: int) -> NDArray[np.int64]:
     """The order of the samples in one epoch, (size,): the indices sorted by a random number each."""
-    start = np.uint64(mix(DATA_ORDER, seed, epoch))
+    start = np.array([mix(DATA_ORDER, seed, epoch)], dtype=np.uint64)
+    return np.argsort(draws(start, size)[0], kind="stable")
+
+
+def draws(keys: NDArray[np.uint64], count: int) -> NDArray[np.uint64]:
+    """The first `count` numbers of the stream of each key, (keys, count): SplitMix64 begun at the key."""
     with np.errstate(over="ignore"):
-        keys = start + np.arange(1, size + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
-        keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(_FIRST)
-        keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(_SECOND)
-    keys ^= keys >> np.uint64(31)
-    return np.argsort(keys, kind="stable")
+        numbers = keys[:, None] + states(count)
+        shifted = numbers >> np.uint64(30)
+        numbers ^= shifted
+        numbers *= np.uint64(FIRST)
+        np.right_shift(numbers, np.uint64(27), out=shifted)
+        numbers ^= shifted
+        numbers *= np.uint64(SECOND)
+    np.right_shift(numbers, np.uint64(31), out=shifted)
+    numbers ^= shifted
+    return numbers
+
+
+@lru_cache(maxsize=64)
+def states(count: int) -> NDArray[np.uint64]:
+    """The first `count` states of SplitMix64 begun at 0, (count,), read-only."""
+    made = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(GOLDEN)
+    made.flags.writeable = False
+    return made

@@ -17,6 +17,16 @@ from launcher.core.types import Json, JsonObject
 
 
 @dataclass(frozen=True)
+class GroupDocument:
+    """One of an optimizer's groups of parameters."""
+
+    parameters: list[str]
+    """Their names."""
+    settings: dict[str, object]
+    """Hyper-parameters."""
+
+
+@dataclass(frozen=True)
 class OptimizerDocument:
     """What an optimizer holds besides tensors."""
 
@@ -24,8 +34,7 @@ class OptimizerDocument:
     """What the configuration said."""
     scalars: dict[str, dict[str, object]]
     """What the optimizer keeps of each parameter besides tensors, by the parameter's name."""
-    groups: list[dict[str, object]]
-    """Hyper-parameters of each group."""
+    groups: list[GroupDocument]
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,10 @@ class StateDocument:
     """Steps applied."""
     optimizer: OptimizerDocument
     scheduler: SchedulerDocument | None
+    trained: list[str]
+    """Names of the parameters that are trained; the others are frozen."""
+    attributes: dict[str, bool | int | float | None]
+    """Plain numbers that modules keep as attributes and change while training, by `module.name`; None: there is no such attribute."""
 
     def to_json(self) -> JsonObject:
         """A number in it may be infinite, which strict JSON has not."""

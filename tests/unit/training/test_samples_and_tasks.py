@@ -110,13 +110,14 @@ def test_samples_that_cannot_be_used_are_explained(split: Any, what: str) -> Non
     assert caught.value.where == "data.train"
 
 
-def test_classification_has_losses_and_metrics_per_sample() -> None:
+def test_classification_has_sums_and_what_counts() -> None:
     task = Classification()
     batch = (torch.zeros(4, 2), torch.tensor([0, 1, 2, 2]))
     scores = torch.eye(3)[[0, 1, 0, 2]] * 10
     assert task.inputs(batch) == (batch[0],)
-    assert task.losses(scores.bfloat16(), batch).dtype == torch.float32
-    assert task.metrics(scores, batch)["accuracy"].tolist() == [1, 1, 0, 1]
+    assert task.loss(scores.bfloat16(), batch).total.dtype == torch.float32
+    assert task.loss(scores, batch).weight == 4
+    assert task.metrics(scores, batch)["accuracy"] == (3, 4)
     task.check(scores, batch)
     for outputs, labels in [(scores[:, :2], batch[1]), (scores[0], batch[1]), (scores, batch[1].float()), ("text", batch[1])]:
         with pytest.raises(UserCodeError):
@@ -133,3 +134,21 @@ def test_the_device_is_the_one_that_was_asked_for(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert choose_device(job()) == "cuda"
     assert choose_device(job(gpu=0)) == "cpu"
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("weights", [None, [1.0, 0.5, 3.0]])
+@pytest.mark.parametrize("ignored", [-100, 2])
+def test_the_mean_of_classification_is_torchs(smoothing: float, weights: list[float] | None, ignored: int) -> None:
+    task = Classification(label_smoothing=smoothing, ignore_index=ignored, class_weights=weights)
+    scores, labels = torch.randn(8, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 2, 1, 0, 0, 1])
+    labels[3] = ignored
+    parts = [task.loss(scores[rows], (scores[rows], labels[rows])) for rows in (slice(0, 3), slice(3, 4), slice(4, 8))]
+    mean = sum(part.total for part in parts) / sum(part.weight for part in parts)
+    tensor = None if weights is None else torch.tensor(weights, dtype=torch.float64)
+    wanted = torch.nn.functional.cross_entropy(scores, labels, tensor, ignore_index=ignored, label_smoothing=smoothing)
+    torch.testing.assert_close(mean, wanted)
+    task.check(scores, (scores, labels))
+    right = (scores.argmax(1) == labels)[labels != ignored].double().mean()
+    total, weight = task.metrics(scores, (scores, labels))["accuracy"]
+    assert float(total / weight) == pytest.approx(float(right))

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
+from launcher.core.errors import UserCodeError
 from launcher.training.warm_up import WarmUp
 from tests.unit.training.small_jobs import Recorder, job, trainer
 
@@ -43,3 +46,50 @@ def test_the_trial_leaves_no_trace(model: str) -> None:
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     assert all(parameter.grad is None for parameter in made._parts.model.parameters())
     assert made.progress > 0
+
+
+USERS = "tests.unit.training.user_models"
+
+
+def trial_of(model: str, **settings: object) -> Any:
+    made = trainer(job({"_target_": f"{USERS}.{model}", **settings}, data={"double": True}), Recorder())
+    made.warm_up()
+    return made
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("ListKeeper", "history"),
+        ("OwnGenerator", "other losses"),
+        ("RecomputesFromABuffer", "with and without it: other gradients"),
+    ],
+)
+def test_a_model_that_would_train_otherwise_than_in_a_plain_loop_is_refused(model: str, said: str) -> None:
+    with pytest.raises(UserCodeError) as caught:
+        trial_of(model)
+    assert said in caught.value.given
+
+
+def test_what_a_model_keeps_and_does_is_found() -> None:
+    made = trial_of("Remembers")
+    assert "model.level" in made._parts.state.tensors()
+    assert made._parts.state.document(0).attributes == {"calls": 0}
+    assert not made._parts.objective.changes_inputs
+    assert trial_of("ChangesItsInput")._parts.objective.changes_inputs
+    assert sorted(tuple(item.shape) for item in trial_of("SharesRecomputed")._repeated) == [(16,), (16, 16)]
+    assert trial_of("SharesRecomputed", reentrant=False)._repeated == []
+    drawing = trial_of("DrawsElsewhere")
+    assert "of Python or NumPy" in drawing.warm_up().reason
+
+
+def test_an_attribute_that_forward_makes_is_not_there_before() -> None:
+    made = trial_of("Thaws")
+    assert not hasattr(made._parts.model, "calls")
+    assert made._parts.state.document(0).attributes == {"calls": None}
+    assert [parameter.requires_grad for parameter in made._parts.model.parameters()] == [False, False, True, True]
+
+
+def test_recomputed_layers_may_share_a_forward_pass() -> None:
+    for again in ("reentrant", "other"):
+        assert trial_of("Recomputed", again=again).warm_up().fused

@@ -48,14 +48,17 @@ def test_the_sum_is_that_of_the_tree_and_nothing_of_the_step_before_is_in_it() -
         assert sums.tolist() == [4.0, 6.0]
 
 
-def test_no_gradient_is_a_gradient_of_zero() -> None:
+def test_a_shard_without_a_gradient_adds_zero_and_no_gradient_at_all_stays_none() -> None:
     """Also by its sign: -0 + 0 is 0, whether the zero comes from this rank or from another."""
     used, unused = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(3))
     exchange = ExactExchange([used, unused], alone(), shards=3)
     summed(exchange, [[torch.full((2,), -0.0), None], [None, None], [None, None]], [used, unused])
     assert used.grad is not None
     assert not used.grad.signbit().any()
-    assert torch.equal(unused.grad, torch.zeros(3)) if unused.grad is not None else False
+    assert unused.grad is None
+    summed(exchange, [[None, None], [None, None], [None, torch.ones(3)]], [used, unused])
+    assert used.grad is None
+    assert torch.equal(unused.grad, torch.ones(3)) if unused.grad is not None else False
 
 
 def test_gradients_have_the_layout_and_the_type_of_their_parameter() -> None:

@@ -5,10 +5,11 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
+from torch.utils.checkpoint import checkpoint
 
 from launcher.core.errors import UserCodeError
 from launcher.training.shards.per_shard import NotPerShard, PerShardLayers
-from launcher.training.shards.random_tape import BLOCK, RandomTapes
 from launcher.training.shards.tracked_buffers import TrackedBuffers
 
 pytestmark = pytest.mark.unit
@@ -20,7 +21,7 @@ def interleaved(shards: list[Tensor]) -> Tensor:
 
 
 def layers_of(model: nn.Module) -> PerShardLayers:
-    made = PerShardLayers(model, seed=3, micro_batch_size=MICRO, device="cpu")
+    made = PerShardLayers(model, seed=3, micro_batch_size=MICRO)
     made.statistics.begin_step()
     return made
 
@@ -129,20 +130,119 @@ def test_sync_batch_norm_is_refused() -> None:
     assert "layer 0" in caught.value.where
 
 
-def test_a_tape_does_not_depend_on_company_or_on_how_much_is_drawn_at_once() -> None:
-    count = 4 * BLOCK + 100
-    one = RandomTapes(1, "cpu")
-    one.rewind(5, range(2, 3))
-    whole = one.take(count)[0]
-    assert abs(whole.float().mean()) < 1000
-    assert abs(whole.float().std() - 65536 / 12**0.5) < 400
-    several = RandomTapes(1, "cpu")
-    for _ in range(2):  # the second time it knows how much will be asked for
-        several.rewind(5, range(1, 4))
-        pieces = [several.take(size)[1] for size in (1, 6, count - 7)]
-        assert torch.equal(torch.cat(pieces), whole)
-    several.rewind(5, range(2, 3))
-    assert torch.equal(several.take(3)[0], whole[:3])
+LAYOUTS = [((2, 3), torch.channels_last), ((2, 3, 2), torch.channels_last_3d)]
+
+
+@pytest.mark.parametrize(("sides", "layout"), LAYOUTS)
+@pytest.mark.parametrize("width", [1, 3])
+def test_batch_norm_and_dropout_keep_channels_last(sides: tuple[int, ...], layout: torch.memory_format, width: int) -> None:
+    norm = (nn.BatchNorm2d if len(sides) == 2 else nn.BatchNorm3d)(5)
+    nn.init.normal_(norm.weight)
+    x = (3 * torch.randn(MICRO * width, 5, *sides) + 1).requires_grad_()
+    results = []
+    for memory_format in (torch.contiguous_format, layout):
+        layers = layers_of(model := nn.Sequential(copy.deepcopy(norm), nn.Dropout(0.3)))
+        given = x.detach().to(memory_format=memory_format).requires_grad_()
+        with layers.forward(0, range(width)):
+            y = model(given)
+        assert y.is_contiguous(memory_format=memory_format)
+        (y * y).sum().backward()
+        results.append([y, given.grad, model[0].weight.grad, model[0].bias.grad, *layers.statistics.sums()])
+    for first, second in zip(*results, strict=True):
+        torch.testing.assert_close(second, first, rtol=1e-4, atol=1e-5)
+
+
+class Blocks(nn.Module):
+    """`twice`: the same Dropout in both blocks."""
+
+    def __init__(self, again: str, *, twice: bool = False, preserve: bool = True) -> None:
+        super().__init__()
+        shared = nn.Dropout(0.4)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), shared if twice else nn.Dropout(0.4), nn.Tanh()) for _ in range(2)
+        )
+        self.again, self.preserve = again, preserve
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            settings = {"use_reentrant": self.again == "reentrant", "preserve_rng_state": self.preserve}
+            x = block(x) if self.again == "nothing" else checkpoint(block, x, **settings)
+        return x
+
+
+def results_of(model: Blocks, width: int) -> list[Tensor]:
+    torch.manual_seed(5)
+    layers = layers_of(model)
+    x = torch.randn(MICRO * width, 8).requires_grad_()
+    with layers.forward(3, range(2, 2 + width)):
+        y = model(x)
+    y.square().sum().backward()
+    layers.statistics.apply(layers.statistics.sums(), width)
+    return [y, x.grad, *(item.grad for item in model.parameters()), *model.buffers()]
+
+
+@pytest.mark.parametrize("again", ["reentrant", "without reentrant"])
+@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("twice", [False, True])
+def test_what_a_backward_pass_computes_again_is_what_was_computed(again: str, width: int, twice: bool) -> None:
+    plain = Blocks("nothing", twice=twice)
+    other = Blocks(again, twice=twice)
+    other.load_state_dict(plain.state_dict())
+    for given, wanted in zip(results_of(other, width), results_of(plain, width), strict=True):
+        torch.testing.assert_close(given, wanted)
+
+
+def test_a_dropout_that_is_called_once_is_known_again_without_the_generator() -> None:
+    plain, other = Blocks("nothing"), Blocks("reentrant", preserve=False)
+    other.load_state_dict(plain.state_dict())
+    for given, wanted in zip(results_of(other, 1), results_of(plain, 1), strict=True):
+        torch.testing.assert_close(given, wanted)
+    with pytest.raises(UserCodeError, match="with other random numbers"):
+        results_of(Blocks("reentrant", twice=True, preserve=False), 1)
+
+
+def test_after_the_step_layers_are_torchs_own_again() -> None:
+    layers = layers_of(model := nn.Sequential(nn.BatchNorm1d(4)))
+    with layers.forward(0, range(1)):
+        model(torch.randn(MICRO, 4))
+    layers.end_step()
+    model(torch.randn(MICRO, 4))
+    assert model[0].num_batches_tracked == 1
+
+
+def test_other_shards_steps_and_calls_compile_nothing() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.norm, self.dropout = nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Dropout(0.5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.dropout(torch.relu(self.dropout(self.norm(self.first(x)))))
+
+    torch._dynamo.reset()
+    counters.clear()
+    eager = Net()
+    compiled = Net()
+    compiled.load_state_dict(eager.state_dict())
+    layers = {"eager": layers_of(eager), "compiled": layers_of(compiled)}
+    run = torch.compile(compiled, backend="aot_eager")
+    seen = []
+    for step in range(4):
+        for shards in (range(1), range(1, 2), range(7, 8), range(2, 4), range(4, 7), range(9, 14), range(8), range(3, 10)):
+            x = torch.randn(MICRO * len(shards), 8)
+            results = []
+            for name, model in (("eager", eager), ("compiled", run)):
+                layers[name].statistics.begin_step()
+                with layers[name].forward(step, shards):
+                    results.append(model(x))
+                results[-1].sum().backward()
+                layers[name].statistics.apply(layers[name].statistics.sums(), len(shards))
+            torch.testing.assert_close(*results)
+        seen.append(counters["stats"]["unique_graphs"])
+    torch.testing.assert_close(dict(compiled.named_buffers()), dict(eager.named_buffers()))
+    assert not counters["graph_break"]
+    assert seen[0] == 2, "for one shard, and for any number"
+    assert seen == [seen[0]] * 4
 
 
 def test_buffers_of_the_models_own_are_means_and_whole_numbers_are_exact() -> None:

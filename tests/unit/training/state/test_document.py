@@ -13,6 +13,7 @@ import torch
 from launcher.config.schema import Component
 from launcher.core.errors import CheckpointCorrupt, UserCodeError
 from launcher.training.state.document import (
+    GroupDocument,
     OptimizerDocument,
     SchedulerDocument,
     StateDocument,
@@ -25,14 +26,20 @@ from launcher.training.state.document import (
 pytestmark = pytest.mark.unit
 DOCUMENT = StateDocument(
     7,
-    OptimizerDocument(chosen(Component(target="torch.optim.SGD", params={"betas": (0.9, 0.99)})), {"0.weight": {"step": 7}}, [{"lr": 0.1}]),
+    OptimizerDocument(
+        chosen(Component(target="torch.optim.SGD", params={"betas": (0.9, 0.99)})),
+        {"0.weight": {"step": 7}},
+        [GroupDocument(["0.weight"], {"lr": 0.1})],
+    ),
     SchedulerDocument(Component(target="cosine", params={}), {"best": math.inf, "milestones": [1, 2]}),
+    ["0.weight"],
+    {"calls": 3, "0.level": 0.5, "0.on": True, "0.later": None},
 )
 
 
 def test_it_is_read_back_as_it_was_written() -> None:
     assert StateDocument.from_json(json.loads(json.dumps(DOCUMENT.to_json()))) == DOCUMENT
-    assert [*DOCUMENT.to_json()] == ["step", "optimizer", "scheduler"]
+    assert [*DOCUMENT.to_json()] == ["step", "optimizer", "scheduler", "trained", "attributes"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim import lr_scheduler as schedules
 
 from launcher.config.schema import Component
-from launcher.core.errors import ConfigError
+from launcher.core.errors import ConfigError, UserCodeError
+from launcher.training.shards.tracked_attributes import AttributeName
 from launcher.training.state.document import StateDocument
 from launcher.training.state.train_state import TrainState
 
@@ -142,3 +143,87 @@ def test_a_state_of_another_optimizer_changes_nothing() -> None:
     with pytest.raises(ConfigError):
         taker.load(giver.tensors(), giver.document(2))
     assert all(torch.equal(value, before[name]) for name, value in taker.tensors().items())
+
+
+class Remembers(nn.Module):
+    """A buffer that is not persistent and a count, both changed in forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.register_buffer("level", torch.zeros(2), persistent=False)
+        self.register_buffer("constant", torch.arange(3), persistent=False)
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x))
+
+
+def split(parameters: list[nn.Parameter]) -> Optimizer:
+    """Two groups, in another order than the model's."""
+    matrices, others = [item for item in parameters if item.dim() == 2], [item for item in parameters if item.dim() < 2]
+    return AdamW([{"params": others, "weight_decay": 0.0}, {"params": matrices, "weight_decay": 0.1}], lr=0.05)
+
+
+def remembering(optimizer: Callable[[list[nn.Parameter]], Optimizer], choice: str = "split") -> TrainState:
+    model = Remembers()
+    state = TrainState(model, optimizer(list(model.parameters())), None, Component(target="made", params={"groups": choice}), None)
+    state.track(["level"], [AttributeName("", "calls")])
+    return state
+
+
+def test_what_is_kept_of_a_parameter_is_under_its_name_whatever_its_group() -> None:
+    giver = remembering(split)
+    train(giver, range(3))
+    for parameter, name in [(item, name) for name, item in giver.model.named_parameters()]:
+        assert torch.equal(giver.tensors()[f"optimizer.{name}.exp_avg"], giver.optimizer.state[parameter]["exp_avg"])
+    together = remembering(lambda parameters: AdamW(parameters, lr=0.05, weight_decay=0.1), "together")
+    together.load(copy.deepcopy(giver.tensors()), giver.document(3))
+    assert same(giver, together)
+    assert [group["weight_decay"] for group in together.optimizer.param_groups] == [0.1], "what the configuration says now"
+
+
+def test_groups_in_another_order_get_their_own_hyper_parameters() -> None:
+    giver, taker = remembering(split), remembering(lambda parameters: split(parameters))
+    giver.optimizer.param_groups[0]["lr"] = 0.5
+    taker.optimizer.param_groups.reverse()
+    train(giver, range(1))
+    taker.load(copy.deepcopy(giver.tensors()), giver.document(1))
+    assert [(group["lr"], group["weight_decay"]) for group in taker.optimizer.param_groups] == [(0.05, 0.1), (0.5, 0.0)]
+    assert same(giver, taker)
+
+
+def test_buffers_and_numbers_that_change_and_what_is_frozen_are_state() -> None:
+    giver, taker = remembering(split), remembering(split)
+    train(giver, range(2))
+    giver.model.level += 3.0
+    giver.model.calls = 7
+    giver.model.first.requires_grad_(False)
+    document = StateDocument.from_json(json.loads(json.dumps(giver.document(2).to_json())))
+    assert "model.constant" not in giver.tensors()
+    taker.load(copy.deepcopy(giver.tensors()), document)
+    assert taker.model.level.tolist() == [3.0, 3.0]
+    assert taker.model.calls == 7
+    assert [parameter.requires_grad for parameter in taker.model.parameters()] == [False, False, True, True]
+
+
+def test_memory_is_not_prepared_for_what_is_frozen() -> None:
+    state = remembering(split)
+    state.model.first.requires_grad_(False)
+    state.prepare_to_receive()
+    assert {name.split(".")[1] for name in state.prepared} == {"last"}
+
+
+def test_an_optimizer_over_other_parameters_and_state_that_is_no_tensor_are_refused() -> None:
+    with pytest.raises(UserCodeError, match="none of the model's"):
+        remembering(lambda parameters: SGD([torch.nn.Parameter(torch.zeros(2))], lr=0.1))
+
+    class Extra(nn.Linear):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"a": 1}
+
+        def set_extra_state(self, state: object) -> None: ...
+
+    model = Extra(2, 2)
+    with pytest.raises(UserCodeError, match="no tensor"):
+        TrainState(model, SGD(model.parameters(), lr=0.1), None, Component(target="SGD", params={}), None)

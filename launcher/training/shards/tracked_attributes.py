@@ -1,0 +1,119 @@
+"""Plain numbers that a model's modules keep as attributes and change in forward, such as a count of calls.
+
+As with whole numbers in buffers: every forward pass of a step starts from the step's value, and the new one is that after shard 0. So it is
+the same on every rank and at every world size, goes into checkpoints, and a newcomer gets it.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Absent:
+    """In the place of an attribute that is not there (yet)."""
+
+
+ABSENT = Absent()
+Number = bool | int | float | Absent
+_KINDS: tuple[type, ...] = (bool, int, float, Absent)
+_DIGITS = 4
+_WIDTH = _DIGITS + 1
+"""Each number travels as its type and four 16-bit digits: a float32 sum over ranks, of which one has it, holds these exactly."""
+
+
+class AttributeName(NamedTuple):
+    """Where a number is kept."""
+
+    module: str
+    """Path within the model; "" is the model itself."""
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.name}" if self.module else self.name
+
+
+class TrackedAttributes:
+    """What is in them between `begin_step` and `apply` is of one forward pass alone."""
+
+    def __init__(self, model: nn.Module, names: list[AttributeName], *, device: str) -> None:
+        self._places = [(model.get_submodule(name.module), name.name) for name in names]
+        self._device = device
+        self._starts: list[Number] = []
+        self._sums = [torch.zeros(_WIDTH * len(names), device=device)] if names else []
+
+    def begin_step(self) -> None:
+        """Remember the values from which every shard of the step starts."""
+        if self._places:
+            self._starts = [value_at(module, name) for module, name in self._places]
+            self.clear_sums()
+
+    def clear_sums(self) -> None:
+        """Sum from here on, within the step."""
+        self._sums = [torch.zeros_like(total) for total in self._sums]
+
+    def begin_forward(self) -> None:
+        """Give the model the values from which the step starts."""
+        self.roll_back()
+
+    def end_forward(self, shards: range) -> None:
+        """Take the values, where shard 0 was among those computed."""
+        if self._places and 0 in shards:
+            digits = [digit for module, name in self._places for digit in _written(value_at(module, name))]
+            self._sums = [torch.tensor(digits, dtype=torch.float32, device=self._device)]
+
+    def sums(self) -> list[Tensor]:
+        """What this rank adds to the step's last collective, or what came since `clear_sums`."""
+        return self._sums
+
+    def apply(self, sums: list[Tensor]) -> None:
+        """Take the new values; `sums` as of `sums()`, added up over the ranks."""
+        for total in sums:
+            digits = [int(digit) for digit in total.tolist()]
+            for index, (module, name) in enumerate(self._places):
+                put(module, name, _read(digits[index * _WIDTH : (index + 1) * _WIDTH]))
+
+    def roll_back(self) -> None:
+        """Give the model the values before the step."""
+        for (module, name), start in zip(self._places, self._starts, strict=False):
+            put(module, name, start)
+
+
+def value_at(module: nn.Module, name: str) -> Number:
+    """What is kept there."""
+    value: Number = getattr(module, name, ABSENT)
+    return value
+
+
+def put(module: nn.Module, name: str, value: Number) -> None:
+    """Keep it there; ABSENT takes away what is there."""
+    if not isinstance(value, Absent):
+        setattr(module, name, value)
+    elif hasattr(module, name):
+        delattr(module, name)
+
+
+def is_number(value: object) -> bool:
+    """Whether a value can be tracked here."""
+    return type(value) in _KINDS
+
+
+def _written(value: Number) -> list[int]:
+    if isinstance(value, Absent):
+        return [_KINDS.index(Absent), *[0] * _DIGITS]
+    bits = struct.unpack("<Q", struct.pack("<d", value))[0] if isinstance(value, float) else int(value) & ((1 << 64) - 1)
+    return [_KINDS.index(type(value)), *((bits >> (16 * place)) & 0xFFFF for place in range(_DIGITS))]
+
+
+def _read(digits: list[int]) -> Number:
+    kind, *rest = digits
+    if _KINDS[kind] is Absent:
+        return ABSENT
+    bits = sum(digit << (16 * place) for place, digit in enumerate(rest))
+    if _KINDS[kind] is float:
+        number: float = struct.unpack("<d", struct.pack("<Q", bits))[0]
+        return number
+    return bool(bits) if _KINDS[kind] is bool else bits - ((bits >> 63) << 64)
