@@ -58,7 +58,7 @@ class JobConfig:
     """How many, such as `2`, or lower and upper bound, such as `1..4`; the target is the upper one. At most as many as the batch has shards.
     `launch resize` changes it while the run goes on; a forward pass keeps the width that it has at the start, ceil(shards / upper bound)."""
     gpu: NotNegative[int] | None = None
-    """GPUs of one worker; null: one each where the machine has enough of them, else none."""
+    """GPUs of one worker; null: one each with `resources.device=cuda`, or where the machine has enough of them, else none."""
     model: Component
     data: Component
     task: Component
@@ -160,10 +160,15 @@ class JobConfig:
         return self.trainer.global_batch_size // self.trainer.micro_batch_size
 
     def gpus_of_worker(self, total: int) -> int:
-        """GPUs of one worker on a machine or cluster with `total` of them: as asked, else one where each worker can have one, else 0."""
+        """GPUs of one worker on a machine or cluster with `total` of them: as asked, else one where each worker can have one, else 0.
+
+        A job that has to compute on CUDA takes one for each worker, also where there are too few: then it does not fit.
+        """
         if self.gpu is not None:
             return self.gpu
-        return int(self.resources.device != "cpu" and total >= self.workers.max)
+        if self.resources.device == "cuda":
+            return 1
+        return int(self.resources.device == "auto" and total >= self.workers.max)
 
     def device_of_worker(self, gpus: int) -> str:
         """What a worker with that many GPUs computes on: cuda or cpu."""

@@ -140,7 +140,9 @@ class WorkerGroup:
                 "max_concurrency": 4,
                 "max_restarts": 0,
             }
-            self.actors[worker] = remote.options(**options).remote(self.spec.to_json(), self.runs, worker, str(self.code_folder), joins)
+            self.actors[worker] = remote.options(**options).remote(
+                self.spec.to_json(), self.runs, worker, str(self.code_folder), self.gpu, joins
+            )
             started.append(worker)
         self.next_number += count
         return started

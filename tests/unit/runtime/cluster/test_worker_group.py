@@ -1,0 +1,70 @@
+"""What is asked of Ray for a worker, and what the worker is told of it."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from launcher.core.types import RunId
+from launcher.runtime.cluster.worker_group import RayPlace, WorkerGroup
+from launcher.runtime.worker.actor import WorkerActor
+from tests.support.recording import job_spec
+
+pytestmark = pytest.mark.unit
+
+
+class RecordedActors:
+    """In place of ray.remote: keeps what was asked for each actor, and what its constructor was given."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self.told: list[dict[str, Any]] = []
+
+    def __call__(self, kind: type) -> RecordedActors:
+        return self
+
+    def options(self, **options: Any) -> RecordedActors:
+        self.asked.append(options)
+        return self
+
+    def remote(self, *arguments: Any) -> object:
+        self.told.append(inspect.signature(WorkerActor.__init__).bind(None, *arguments).arguments)
+        return object()
+
+
+@pytest.fixture
+def actors(monkeypatch: pytest.MonkeyPatch) -> RecordedActors:
+    class Context:
+        gcs_address = "10.0.0.1:6379"
+
+    made = RecordedActors()
+    monkeypatch.setattr(ray, "init", lambda **_: None)
+    monkeypatch.setattr(ray, "get_runtime_context", Context)
+    monkeypatch.setattr(ray, "remote", made)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("config", "there", "asked"),
+    [
+        ({}, 2, 1),
+        ({}, 1, 0),  # not enough for each
+        ({"gpu": 0}, 8, 0),
+        ({"gpu": 2}, 8, 2),
+        ({"resources": {"device": "cpu"}}, 8, 0),
+        ({"resources": {"device": "cuda"}}, 1, 1),  # one waits for a place; none shares a GPU
+    ],
+)
+def test_a_worker_is_told_of_as_many_gpus_as_ray_is_asked_for(
+    config: dict[str, Any], there: int, asked: int, actors: RecordedActors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": float(there)})
+    group = WorkerGroup(job_spec(workers=2, **config), "/runs", RunId("run"), Path("/code"))
+    group.connect(RayPlace("10.0.0.1:6379", ""))
+    group.start(2, joins=False)
+    assert [options["num_gpus"] for options in actors.asked] == [asked] * 2
+    assert [given["gpus"] for given in actors.told] == [asked] * 2
