@@ -5,6 +5,7 @@ Nothing here imports Hydra. Other modules import every class of the configuratio
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -108,7 +109,7 @@ class JobConfig:
     def _check_batch(self) -> None:
         batch, micro = self.trainer.global_batch_size, self.trainer.micro_batch_size
         if batch % micro:
-            divisors = ", ".join(str(number) for number in range(1, batch + 1) if batch % number == 0)
+            divisors = ", ".join(map(str, _divisors(batch)))
             raise ConfigError(
                 "the global batch cannot be cut into equal shards",
                 where="trainer.micro_batch_size",
@@ -177,7 +178,7 @@ class JobConfig:
     def micro_batch_size_for(self, workers: int) -> int | None:
         """The largest micro_batch_size, in samples, with which each of so many workers has a shard of this batch; None where there is none."""
         batch = self.trainer.global_batch_size
-        return max((size for size in range(1, batch + 1) if batch % size == 0 and batch // size >= workers), default=None)
+        return max((size for size in _divisors(batch) if batch // size >= workers), default=None)
 
     def threads(self, cores: int) -> int:
         """CPU threads of one worker on a machine with so many cores; in exact mode they do not depend on the machine."""
@@ -189,3 +190,9 @@ class JobConfig:
     def fused_shards(self) -> int:
         """Most shards in one forward pass: one pass a step with all workers, and passes of the same width with fewer."""
         return -(-self.shards // self.workers.max)
+
+
+def _divisors(number: int) -> list[int]:
+    """In rising order. Tries no more numbers than the square root: a batch with a few zeros too many is answered at once as well."""
+    small = [each for each in range(1, math.isqrt(number) + 1) if number % each == 0]
+    return sorted({*small, *(number // each for each in small)})
