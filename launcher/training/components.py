@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from launcher.config.parse import TARGET
@@ -16,7 +16,7 @@ from launcher.core.errors import ConfigError, nearest
 def build(component: Component, *args: object, key: str, **replacements: object) -> Any:
     """Call the component with its parameters; `args` come first, `replacements` win over parameters of the same name.
 
-    A parameter that is itself a mapping with `_target_` is built before. `key` is the component's place in the configuration.
+    A mapping with `_target_` anywhere among the parameters is built before. `key` is the component's place in the configuration.
     The result is whatever the callable gives. Raises ConfigError where the path leads nowhere or the parameters do not fit; what the
     callable raises comes out unchanged.
     """
@@ -27,31 +27,47 @@ def build(component: Component, *args: object, key: str, **replacements: object)
 
 
 def import_target(path: str, where: str) -> Callable[..., object]:
-    """The callable at a dotted path. An error inside the module that is imported comes out unchanged."""
+    """The callable at a dotted path, as `from MODULE import NAME` finds it: the longest module, then what is in it.
+
+    An error inside the module that is imported comes out unchanged.
+    """
     parts = path.split(".")
+    depth, found = _longest_module(parts[:-1])
+    if found is None:
+        raise ConfigError(
+            f"there is no module {parts[0]}",
+            where=where,
+            given=path,
+            expected="an import path that begins in the folder of your code, or at an installed package",
+        )
+    for index, part in enumerate(parts[depth:], depth):
+        if not hasattr(found, part):
+            if _longest_module(parts)[0] == len(parts):
+                raise _not_callable(path, where)
+            expected = nearest(part, _names(found))
+            raise ConfigError(f"{'.'.join(parts[:index])} has no {part}", where=where, given=path, expected=expected)
+        found = getattr(found, part)
+    if not callable(found):
+        raise _not_callable(path, where)
+    return found
+
+
+def _not_callable(path: str, where: str) -> ConfigError:
+    return ConfigError("it cannot be called", where=where, given=path, expected="the path of a class or function")
+
+
+def _longest_module(parts: Sequence[str]) -> tuple[int, object]:
+    """How many of the parts name a module, and that module; (0, None) where not even the first does."""
     found: object = None
-    for index, part in enumerate(parts):
-        if hasattr(found, part):
-            found = getattr(found, part)
-            continue
-        name = ".".join(parts[: index + 1])
+    for count in range(1, len(parts) + 1):
+        name = ".".join(parts[:count])
         try:
             found = importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
                 raise  # it is there, but imports something that is missing
-            if found is None:
-                raise ConfigError(
-                    f"there is no module {part}",
-                    where=where,
-                    given=path,
-                    expected="an import path that begins in the folder of your code, or at an installed package",
-                ) from None
-            expected = nearest(part, _names(found))
-            raise ConfigError(f"{'.'.join(parts[:index])} has no {part}", where=where, given=path, expected=expected) from None
-    if not callable(found):
-        raise ConfigError("it cannot be called", where=where, given=path, expected="the path of a class or function")
-    return found
+            return count - 1, found
+    return len(parts), found
 
 
 def _names(place: object) -> list[str]:
@@ -62,6 +78,10 @@ def _names(place: object) -> list[str]:
 def _built(value: object, key: str) -> object:
     if isinstance(value, Mapping) and isinstance(value.get(TARGET), str):
         return build(Component(target=value[TARGET], params={name: item for name, item in value.items() if name != TARGET}), key=key)
+    if isinstance(value, Mapping):
+        return {name: _built(item, f"{key}.{name}") for name, item in value.items()}
+    if isinstance(value, list):
+        return [_built(item, f"{key}.{index}") for index, item in enumerate(value)]
     return value
 
 
