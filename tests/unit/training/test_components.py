@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -44,9 +45,15 @@ def test_a_parameter_that_is_missing_is_named() -> None:
     assert caught.value.where == "model"
 
 
-def test_nested_components_are_built_and_replacements_win() -> None:
+def test_nested_components_are_built() -> None:
     nested = Component(target="builtins.dict", params={"a": {"_target_": "builtins.dict", "b": 1}, "c": 2})
-    assert build(nested, key="data", c=3) == {"a": {"b": 1}, "c": 3}
+    assert build(nested, key="data") == {"a": {"b": 1}, "c": 2}
+
+
+def test_what_is_offered_goes_to_whoever_has_such_a_parameter() -> None:
+    inner = {"_target_": "fractions.Fraction", "numerator": 1}
+    pair = Component(target="collections.OrderedDict", params={"a": inner, "b": [{**inner, "denominator": 3}]})
+    assert build(pair, key="data", offered={"denominator": 2}) == {"a": Fraction(1, 2), "b": [Fraction(1, 3)]}
 
 
 def test_components_in_lists_and_mappings_are_built() -> None:
