@@ -145,8 +145,7 @@ class Controller:
 
     def _write_records(self, now: float) -> None:
         self._commit()
-        for report in self._recorder.reports():
-            self._recorder.event(report)
+        self._note_tracker()
         due = now >= self._ledger_due
         if due:
             self._ledger_due = now + self._timing.ledger_s
@@ -159,6 +158,11 @@ class Controller:
         group = self._leadership.group
         self._recorder.commit(group.committed)
         self._committer.commit_due(group.on_line)
+
+    def _note_tracker(self) -> None:
+        for report in self._recorder.reports():
+            self._recorder.event(report)
+            self._status.tracked(report)
 
     def _members(self) -> tuple[Member, ...]:
         group = self._leadership.group
@@ -174,4 +178,16 @@ class Controller:
             self.handle(item)
         self._commit()
         self._tracker.tell()
+        self._finish_tracking(end)
         write_end(self._leadership, end, self._recorder, self._status, self._members())
+
+    def _finish_tracking(self, end: e.End) -> None:
+        """The tracker's last words belong to the record, so the end waits for them; meanwhile the status shows that this controller lives."""
+        self._recorder.finish(int(end.exit_code))
+        self._status.wait_for_tracker()
+        while not self._recorder.finished:
+            if (item := self._inbox.get(self._timing.tick_s)) is not None:
+                self.handle(item)
+            if self._status.due(self._clock.monotonic()):
+                write_status(self._leadership, self._recorder, self._status, self._members())
+        self._note_tracker()
