@@ -1,4 +1,4 @@
-"""Says how a worker's process ended, which only what outlives it can tell. Run as a script, in a process of its own beside each worker.
+"""Says how a worker's process ended, which only what outlives it can tell. Runs in a process of its own beside each worker, as a script.
 
 It waits for the end of the worker, asks the kernel for the exit status, and prints it as one line where the worker printed its errors: so
 it takes the way of all lines to the controller, also from another node. Linux has told this reliably since 6.15, before that only until
