@@ -127,6 +127,7 @@ def summary(status: RunStatus, ref: RunRef) -> str:
     rows += _figures(status)
     if (taken := elapsed(status)) is not None:
         rows.append(("time", duration(taken)))
+    rows += _tracking(status)
     rows += _places(status, ref)
     if status.state is not JobState.SUCCEEDED:
         rows.append(("resume", command("resume", ref)))
@@ -152,6 +153,7 @@ def status_text(status: RunStatus, ref: RunRef) -> str:
         rows.append(("device", status.device))
     if status.dashboard:
         rows.append(("dashboard", status.dashboard))
+    rows += _tracking(status)
     rows += _places(status, ref)
     if status.state in (JobState.FAILED, JobState.STOPPED, JobState.LOST):
         rows.append(("resume", command("resume", ref)))
@@ -239,6 +241,10 @@ def _group(status: RunStatus) -> list[tuple[str, str]]:
     bar = change_bar(status.last_change)
     rows += [("", bar)] if bar else []
     return [*rows, ("changes", str(status.changes))]
+
+
+def _tracking(status: RunStatus) -> list[tuple[str, str]]:
+    return [("" if index else "tracking", message) for index, message in enumerate(status.tracking)]
 
 
 def _places(status: RunStatus, ref: RunRef) -> list[tuple[str, str]]:

@@ -7,6 +7,7 @@ list) and around the tables in docs/configuration.md is written by hand and stay
 from __future__ import annotations
 
 import ast
+import contextlib
 import inspect
 import json
 import re
@@ -63,7 +64,7 @@ def keys_of(kind: type[DataclassInstance], group: str = "") -> list[Key]:
         if _groups_in(hints[item.name]):
             continue
         default = item.default_factory() if item.default_factory is not MISSING else item.default
-        shown = SHIPPED.get(f"{group}.{item.name}" if group else item.name, "???" if default is MISSING else _as_yaml(default))
+        shown = SHIPPED.get(f"{group}.{item.name}" if group else item.name, "???" if default is MISSING else as_yaml(default))
         found.append(Key(item.name, _in_words(hints[item.name]), shown, texts.get(item.name, "")))
     return found
 
@@ -115,10 +116,21 @@ def _in_words(hint: object) -> str:
     return next(words for kind, words in WORDS.items() if kind is (origin or hint))
 
 
-def _as_yaml(value: object) -> str:
-    if isinstance(value, str) and yaml.safe_load(value) == value:
+def as_yaml(value: object) -> str:
+    """The value on one line of YAML: a text without quotes where it is read back as it is, anything else as JSON."""
+    if isinstance(value, str) and _reads_back(value):
         return value
     return json.dumps(value)
+
+
+def _reads_back(text: str) -> bool:
+    with contextlib.suppress(ValueError):
+        float(text)
+        return False  # Hydra reads more texts as numbers than YAML does: 1e3
+    try:
+        return bool(yaml.safe_load(f"key: {text}\n") == {"key": text})
+    except yaml.YAMLError:
+        return False
 
 
 def _backend_name(kind: type[DataclassInstance]) -> str:

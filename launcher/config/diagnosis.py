@@ -168,6 +168,16 @@ def bad_yaml(file: str, line: int | None, problem: str) -> ConfigError:
     return ConfigError(f"the file is not valid YAML: {problem}", where=file if line is None else f"{file}, line {line}")
 
 
+def unusable_value(file: str, key: str, problem: str) -> ConfigError:
+    """What YAML can write, such as a date, a set or a list that holds itself, and a configuration cannot hold."""
+    return ConfigError(
+        f"the file holds a value that a configuration cannot have: {problem}",
+        where=f"{key} ({file})" if key else file,
+        expected="text, a number, true, false, null, a list or a mapping",
+        next="write it as text, in quotes",
+    )
+
+
 def bad_value(key: str, problem: str, overrides: Sequence[str], sources: Sources) -> ConfigError:
     """A value that cannot be worked out, or does not go where it should: interpolations."""
     return ConfigError(f"the value cannot be worked out: {problem}", where=at(key, overrides, sources))

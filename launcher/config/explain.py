@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import yaml  # type: ignore[import-untyped]
 from hydra.errors import MissingConfigException, OverrideParseException, SearchPathException
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import KeyValidationError, MissingMandatoryValue, OmegaConfBaseException, UnsupportedValueType
 
 from launcher.config import diagnosis
 from launcher.config.overrides import read_word
@@ -29,7 +29,7 @@ def explained(sources: HydraSources) -> Iterator[None]:
 
 def explain(error: BaseException, sources: HydraSources) -> ConfigError:
     """The error for a person that an error of Hydra, OmegaConf or the YAML reader stands for."""
-    found = _by_kind(error, sources) or _by_words(str(error), sources) or _by_value(error, sources)
+    found = _by_kind(error, sources) or _by_words(str(error), sources) or _by_value(error, sources) or _by_file(sources)
     if found is not None:
         return found
     file = getattr(error, "filename", None)
@@ -71,8 +71,20 @@ def _by_value(error: BaseException, sources: HydraSources) -> ConfigError | None
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if not isinstance(cause, OmegaConfBaseException) or not cause.full_key:
         return None
+    if isinstance(cause, (UnsupportedValueType, KeyValidationError)) and (found := _by_file(sources)):
+        return found
     describe = diagnosis.missing_value if isinstance(cause, MissingMandatoryValue) else diagnosis.bad_value
     return describe(cause.full_key, first_line(cause.msg or cause), sources.overrides, sources)
+
+
+def _by_file(sources: HydraSources) -> ConfigError | None:
+    """A file with a value that a configuration cannot have: OmegaConf's error names neither file nor key, or the key within the file."""
+    refused = sources.file_refused()
+    if refused is None:
+        return None
+    file, error = refused
+    key = error.full_key if isinstance(error, OmegaConfBaseException) else ""
+    return diagnosis.unusable_value(file, key or "", first_line(error))
 
 
 def _wrong_choice(sources: HydraSources) -> ConfigError | None:

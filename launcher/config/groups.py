@@ -77,7 +77,7 @@ class ResourcesConfig:
     """What a worker computes on."""
 
     device: Literal["auto", "cuda", "cpu"] = "auto"
-    """auto: CUDA where the worker has it, else the CPU."""
+    """auto: CUDA where the worker takes GPUs (`gpu`), else the CPU."""
     threads: Positive[int] | None = None
     """CPU threads of one worker; null: the cores of the machine divided by the upper bound of `workers`, or one with `elastic.exact=true`."""
 

@@ -12,6 +12,7 @@ from dataclasses import MISSING, asdict, fields, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar, Union, get_args, get_origin
 
 from launcher.config.keys import hints_of
+from launcher.config.plain import plain
 from launcher.config.schema import COMPONENTS, Component, JobConfig, KubeRayConfig
 from launcher.core.errors import ConfigError, nearest
 from launcher.core.types import JsonObject
@@ -30,7 +31,7 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 def parse_config(document: Mapping[str, object]) -> JobConfig:
     """The typed configuration of a resolved Hydra composition, or of what `dump_config` gave. Raises ConfigError."""
-    return _dataclass(JobConfig, document, "")
+    return _dataclass(JobConfig, plain(document, ""), "")
 
 
 def dump_config(config: JobConfig) -> JsonObject:

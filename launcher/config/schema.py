@@ -5,6 +5,7 @@ Nothing here imports Hydra. Other modules import every class of the configuratio
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -58,7 +59,7 @@ class JobConfig:
     """How many, such as `2`, or lower and upper bound, such as `1..4`; the target is the upper one. At most as many as the batch has shards.
     `launch resize` changes it while the run goes on; a forward pass keeps the width that it has at the start, ceil(shards / upper bound)."""
     gpu: NotNegative[int] | None = None
-    """GPUs of one worker; null: one each where the machine has enough of them, else none."""
+    """GPUs of one worker; null: one each with `resources.device=cuda`, or where the machine has enough of them, else none."""
     model: Component
     data: Component
     task: Component
@@ -108,7 +109,7 @@ class JobConfig:
     def _check_batch(self) -> None:
         batch, micro = self.trainer.global_batch_size, self.trainer.micro_batch_size
         if batch % micro:
-            divisors = ", ".join(str(number) for number in range(1, batch + 1) if batch % number == 0)
+            divisors = ", ".join(map(str, _divisors(batch)))
             raise ConfigError(
                 "the global batch cannot be cut into equal shards",
                 where="trainer.micro_batch_size",
@@ -160,10 +161,15 @@ class JobConfig:
         return self.trainer.global_batch_size // self.trainer.micro_batch_size
 
     def gpus_of_worker(self, total: int) -> int:
-        """GPUs of one worker on a machine or cluster with `total` of them: as asked, else one where each worker can have one, else 0."""
+        """GPUs of one worker on a machine or cluster with `total` of them: as asked, else one where each worker can have one, else 0.
+
+        A job that has to compute on CUDA takes one for each worker, also where there are too few: then it does not fit.
+        """
         if self.gpu is not None:
             return self.gpu
-        return int(self.resources.device != "cpu" and total >= self.workers.max)
+        if self.resources.device == "cuda":
+            return 1
+        return int(self.resources.device == "auto" and total >= self.workers.max)
 
     def device_of_worker(self, gpus: int) -> str:
         """What a worker with that many GPUs computes on: cuda or cpu."""
@@ -172,7 +178,7 @@ class JobConfig:
     def micro_batch_size_for(self, workers: int) -> int | None:
         """The largest micro_batch_size, in samples, with which each of so many workers has a shard of this batch; None where there is none."""
         batch = self.trainer.global_batch_size
-        return max((size for size in range(1, batch + 1) if batch % size == 0 and batch // size >= workers), default=None)
+        return max((size for size in _divisors(batch) if batch // size >= workers), default=None)
 
     def threads(self, cores: int) -> int:
         """CPU threads of one worker on a machine with so many cores; in exact mode they do not depend on the machine."""
@@ -184,3 +190,9 @@ class JobConfig:
     def fused_shards(self) -> int:
         """Most shards in one forward pass: one pass a step with all workers, and passes of the same width with fewer."""
         return -(-self.shards // self.workers.max)
+
+
+def _divisors(number: int) -> list[int]:
+    """In rising order. Tries no more numbers than the square root: a batch with a few zeros too many is answered at once as well."""
+    small = [each for each in range(1, math.isqrt(number) + 1) if number % each == 0]
+    return sorted({*small, *(number // each for each in small)})

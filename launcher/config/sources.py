@@ -188,6 +188,19 @@ class HydraSources:
                 return shown(f"{loaded.path.removeprefix('file://')}/{path}.yaml", self.folder)
         return ""
 
+    def file_refused(self) -> tuple[str, Exception] | None:
+        """The first file, of those that are searched, that holds what OmegaConf does not take, and what it says of it."""
+        for source in self.loader.get_sources():
+            files = sorted(Path(source.path).rglob("*.yaml")) if source.scheme() == "file" else []
+            for file in files:
+                try:
+                    OmegaConf.load(file)
+                except (OmegaConfBaseException, RecursionError) as error:
+                    return shown(file, self.folder), error
+                except COMPOSITION_ERRORS:
+                    continue  # another kind of fault
+        return None
+
     def file_naming(self, group: str, choice: str) -> str:
         """The file whose defaults list asks for a choice; "" where there is none."""
         chosen = [f"{word.key}/{word.value}" for override in self._sound_choices() if (word := read_word(override))]

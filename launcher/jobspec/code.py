@@ -30,6 +30,11 @@ class CodeArchive:
     files: tuple[str, ...]
     """Paths in the archive, sorted, `/` between parts."""
 
+    def read(self, path: str) -> bytes:
+        """The content of a file. Raises JobFailed for an archive that is damaged."""
+        content, _ = unzipped(self.data)
+        return content[path]
+
 
 def code_key(digest: str) -> str:
     """The key of an archive, relative to the run."""

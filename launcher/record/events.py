@@ -160,10 +160,17 @@ class WorkerEvicted(Event, frozen=True, kw_only=True, tag="worker_evicted"):
 
 
 class WorkerDied(Event, frozen=True, kw_only=True, tag="worker_died"):
-    """What Ray says of the cause, after `worker_lost`."""
+    """How the process of a lost worker ended, once that is known: after `worker_lost`."""
 
     worker: WorkerId
+    rank: int | None
+    """Null where the worker was no member of the generation."""
+    pid: int | None
+    node: str | None
     detail: str
+    """The signal or the exit code, and what Ray knows beside that."""
+    last_lines: tuple[str, ...]
+    """Of what it printed."""
 
 
 class WorkerError(Event, frozen=True, kw_only=True, tag="worker_error"):

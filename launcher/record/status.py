@@ -114,6 +114,8 @@ class RunStatus:
     device: str = ""
     dashboard: str = ""
     """Address of the Ray dashboard, while it lives."""
+    tracking: tuple[str, ...] = ()
+    """What the tracker has said of itself in this term, newest last: where the metrics are, and what kept them from there."""
     submitted_at: str = ""
     started_at: str | None = None
     ended_at: str | None = None

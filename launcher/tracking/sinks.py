@@ -33,7 +33,7 @@ FINISH_TIMEOUT_S = 15.0
 
 
 class Tracker(Protocol):
-    """Calls return at once, raise nothing and may come from one thread only; only `finish` waits, and not for ever."""
+    """Calls return at once, raise nothing and may come from one thread only."""
 
     def start(self) -> None:
         """Begin, where it has not begun yet."""
@@ -44,7 +44,12 @@ class Tracker(Protocol):
         ...
 
     def finish(self, exit_code: int) -> None:
-        """Pass on what is left, within a bounded time."""
+        """Begin to pass on what is left."""
+        ...
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more will be reported: it has ended, or the time that it had for that is over. True where it never began."""
         ...
 
     def reports(self) -> list[Tracking]:
@@ -58,6 +63,10 @@ class NoTracker:
     def metrics(self, step: int, values: Mapping[str, object]) -> None: ...
 
     def finish(self, exit_code: int) -> None: ...
+
+    @property
+    def finished(self) -> bool:
+        return True
 
     def reports(self) -> list[Tracking]:
         return []
@@ -107,7 +116,12 @@ class WandbProcess:
         self._ended = threading.Event()
         self._process: subprocess.Popen[str] | None = None
         self._started_at: float | None = None
-        self._finishing = False
+        self._finishing: threading.Thread | None = None
+        self._folder = run.folder
+        """Where it keeps what it has not passed on."""
+        self._has_started = False
+        self._fed = 0
+        """Rows that the process was given."""
         self._dropped = 0
 
     def start(self) -> None:
@@ -121,17 +135,25 @@ class WandbProcess:
             self._dropped += 1
 
     def finish(self, exit_code: int) -> None:
-        if self._started_at is None or self._finishing:
-            return
-        self._finishing = True
+        if self._started_at is not None and self._finishing is None:
+            self._finishing = threading.Thread(target=self._finish, args=(exit_code,), name="tracking-finish", daemon=True)
+            self._finishing.start()
+
+    @property
+    def finished(self) -> bool:
+        return self._started_at is None or (self._finishing is not None and not self._finishing.is_alive())
+
+    def _finish(self, exit_code: int) -> None:
         while not self._ended.is_set() and not self._offer(Finish(exit_code=exit_code)):
             self._drop_oldest()
         if not self._ended.wait(self._finish_timeout_s):
             self._ended.set()
-            self._report("failed", f"W&B did not finish within {self._finish_timeout_s:g} s and was ended; {self._where()}")
+            self._report("failed", f"W&B did not finish within {self._finish_timeout_s:g} s and was ended. {self._left_behind()}".strip())
             self._kill()
         while not self._messages.empty():
             self._drop_oldest()
+        if not self._has_started:
+            self._dropped += self._fed
         if self._dropped:
             self._report("dropped", f"{self._dropped} rows of metrics did not reach W&B; the run store has them all", rows=self._dropped)
 
@@ -160,8 +182,8 @@ class WandbProcess:
     def _report(self, state: str, message: str, *, rows: int | UnsetType = UNSET) -> None:
         self._reports.put(Tracking(tracker="wandb", state=state, message=message, rows=rows))
 
-    def _where(self) -> str:
-        return f"what it holds is in {self._run.folder}"
+    def _left_behind(self) -> str:
+        return f"`wandb sync {self._folder}` sends what it holds" if self._has_started else "It had not started"
 
     def _serve(self) -> None:
         """Start the process and listen to it until it ends. In a thread: on a loaded machine even the start can take long."""
@@ -194,6 +216,7 @@ class WandbProcess:
                     message = self._messages.get(timeout=0.5)
                 except queue.Empty:
                     continue
+                self._fed += isinstance(message, Metrics)
                 pipe.write(to_line(message))
                 pipe.flush()
                 if isinstance(message, Finish):
@@ -212,6 +235,9 @@ class WandbProcess:
             except DecodeError:
                 continue
             ended = ended or said.state in ("finished", "failed")
+            if said.state == "started":
+                self._has_started = True
+                self._folder = said.folder or self._folder
             if said.state != "finished":
                 self._answered.set()
                 report = Tracking(tracker="wandb", state=said.state, message=said.message, mode=said.mode, folder=said.folder, url=said.url)

@@ -58,7 +58,7 @@ def start(message: Start, answer: Callable[[Answer], None]) -> Any:
             else:
                 why = "no key was found (WANDB_API_KEY, or `wandb login`); "
         except Exception as error:  # noqa: BLE001  whatever W&B raises, what the job tells must be kept
-            why = f"it could not be reached ({_first_line(error)}); "
+            why = f"going online failed ({_first_line(error)}); "
     mode = "offline" if run is None else "online"
     run = run or _init(wandb, message, mode)
     # W&B refuses a step lower than its last; with a step of our own, a run that goes on at an older checkpoint still shows.
@@ -89,7 +89,9 @@ def _init(wandb: Any, message: Start, mode: str) -> Any:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    text = str(error).strip() or type(error).__name__
+    key = os.environ.get("WANDB_API_KEY")
+    return (text.replace(key, "***") if key else text).splitlines()[0][:200]
 
 
 def _end_after(seconds: float) -> None:

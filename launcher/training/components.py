@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from launcher.config.parse import TARGET
@@ -13,45 +14,82 @@ from launcher.config.schema import Component
 from launcher.core.errors import ConfigError, nearest
 
 
-def build(component: Component, *args: object, key: str, **replacements: object) -> Any:
-    """Call the component with its parameters; `args` come first, `replacements` win over parameters of the same name.
+def build(component: Component, *args: object, key: str, offered: Mapping[str, object] = MappingProxyType({})) -> Any:
+    """Call the component with its parameters; `args` come first.
 
-    A parameter that is itself a mapping with `_target_` is built before. `key` is the component's place in the configuration.
+    `offered`, by name: what is given to it, and to each component among its parameters, where it has a parameter of that name.
+    A mapping with `_target_` anywhere among the parameters is built before. `key` is the component's place in the configuration.
     The result is whatever the callable gives. Raises ConfigError where the path leads nowhere or the parameters do not fit; what the
     callable raises comes out unchanged.
     """
     function = import_target(component.target, f"{key}.{TARGET}")
-    params = {name: _built(value, f"{key}.{name}") for name, value in component.params.items()} | replacements
+    names = _parameters(function) or {}
+    params = {name: value for name, value in offered.items() if name in names}
+    params |= {name: _built(value, f"{key}.{name}", offered) for name, value in component.params.items()}
     _check_parameters(function, component, key, args, params)
     return function(*args, **params)
 
 
 def import_target(path: str, where: str) -> Callable[..., object]:
-    """The callable at a dotted path. An error inside the module that is imported comes out unchanged."""
+    """The callable at a dotted path, as `from MODULE import NAME` finds it: the longest module, then what is in it.
+
+    An error inside the module that is imported comes out unchanged.
+    """
     parts = path.split(".")
+    depth, found = _longest_module(parts[:-1])
+    if found is None:
+        raise ConfigError(
+            f"there is no module {parts[0]}",
+            where=where,
+            given=path,
+            expected="an import path that begins in the folder of your code, or at an installed package",
+        )
+    for index, part in enumerate(parts[depth:], depth):
+        if not hasattr(found, part):
+            if _longest_module(parts)[0] == len(parts):
+                raise _not_callable(path, where)
+            expected = nearest(part, _names(found))
+            raise ConfigError(f"{'.'.join(parts[:index])} has no {part}", where=where, given=path, expected=expected)
+        found = getattr(found, part)
+    if not callable(found):
+        raise _not_callable(path, where)
+    return found
+
+
+def _not_callable(path: str, where: str) -> ConfigError:
+    return ConfigError("it cannot be called", where=where, given=path, expected="the path of a class or function")
+
+
+def has_parameter(component: Component, name: str, *, key: str) -> bool:
+    """Whether the component names a parameter so. Raises ConfigError where its path leads nowhere."""
+    return name in (_parameters(import_target(component.target, f"{key}.{TARGET}")) or {})
+
+
+def _parameters(function: Callable[..., object]) -> Mapping[str, object] | None:
+    signature = _signature(function)
+    return signature.parameters if signature is not None else None
+
+
+def _signature(function: Callable[..., object]) -> inspect.Signature | None:
+    """None for what is written in C and does not tell."""
+    try:
+        return inspect.signature(function)
+    except (TypeError, ValueError):
+        return None
+
+
+def _longest_module(parts: Sequence[str]) -> tuple[int, object]:
+    """How many of the parts name a module, and that module; (0, None) where not even the first does."""
     found: object = None
-    for index, part in enumerate(parts):
-        if hasattr(found, part):
-            found = getattr(found, part)
-            continue
-        name = ".".join(parts[: index + 1])
+    for count in range(1, len(parts) + 1):
+        name = ".".join(parts[:count])
         try:
             found = importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
                 raise  # it is there, but imports something that is missing
-            if found is None:
-                raise ConfigError(
-                    f"there is no module {part}",
-                    where=where,
-                    given=path,
-                    expected="an import path that begins in the folder of your code, or at an installed package",
-                ) from None
-            expected = nearest(part, _names(found))
-            raise ConfigError(f"{'.'.join(parts[:index])} has no {part}", where=where, given=path, expected=expected) from None
-    if not callable(found):
-        raise ConfigError("it cannot be called", where=where, given=path, expected="the path of a class or function")
-    return found
+            return count - 1, found
+    return len(parts), found
 
 
 def _names(place: object) -> list[str]:
@@ -59,19 +97,22 @@ def _names(place: object) -> list[str]:
     return [name for name in [*dir(place), *submodules] if not name.startswith("_")]
 
 
-def _built(value: object, key: str) -> object:
+def _built(value: object, key: str, offered: Mapping[str, object]) -> object:
     if isinstance(value, Mapping) and isinstance(value.get(TARGET), str):
-        return build(Component(target=value[TARGET], params={name: item for name, item in value.items() if name != TARGET}), key=key)
+        component = Component(target=value[TARGET], params={name: item for name, item in value.items() if name != TARGET})
+        return build(component, key=key, offered=offered)
+    if isinstance(value, Mapping):
+        return {name: _built(item, f"{key}.{name}", offered) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_built(item, f"{key}.{index}", offered) for index, item in enumerate(value)]
     return value
 
 
 def _check_parameters(
     function: Callable[..., object], component: Component, key: str, args: tuple[object, ...], params: Mapping[str, object]
 ) -> None:
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):
-        return  # written in C: calling it tells
+    if (signature := _signature(function)) is None:
+        return  # calling it tells
     kinds = {parameter.kind for parameter in signature.parameters.values()}
     if inspect.Parameter.VAR_KEYWORD not in kinds:
         for name in params:

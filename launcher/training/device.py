@@ -10,20 +10,22 @@ from launcher.config.schema import JobConfig
 from launcher.core.errors import BackendUnavailable
 
 
-def choose_device(config: JobConfig) -> str:
-    """ "cuda" or "cpu", as this process has it. Raises BackendUnavailable where a GPU was asked for and CUDA is not there."""
-    wanted = config.resources.device
-    available = wanted != "cpu" and torch.cuda.is_available()
-    needs_cuda = wanted == "cuda" or (wanted == "auto" and (config.gpu or 0) > 0)
-    if needs_cuda and not available:
+def choose_device(config: JobConfig, gpus: int) -> str:
+    """ "cuda" or "cpu", for a worker for which `gpus` GPUs were asked.
+
+    What was not asked for is not used, though this process may see it: it belongs to another worker or another job.
+    Raises BackendUnavailable where GPUs were asked for and CUDA is not there.
+    """
+    device = config.device_of_worker(gpus)
+    if device == "cuda" and not torch.cuda.is_available():
         raise BackendUnavailable(
             "this worker has no CUDA",
-            where="resources.device" if wanted == "cuda" else "gpu",
-            given=f"resources.device={wanted}, gpu={config.gpu}; torch {torch.__version__}",
+            where="resources.device" if config.resources.device == "cuda" else "gpu",
+            given=f"resources.device={config.resources.device}, {gpus} GPUs of a worker; torch {torch.__version__}",
             expected="a GPU that torch can use",
             next="look at the driver, or set gpu=0 or resources.device=cpu",
         )
-    return "cuda" if available and config.gpu != 0 else "cpu"
+    return device
 
 
 def use_threads(threads: int | None) -> None:

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
-from launcher.config.schema import Component, JobConfig
+from launcher.config.schema import JobConfig
 from launcher.core.errors import ConfigError, UserCodeError
 from launcher.training.components import build
 from launcher.training.data.data_order import DataOrder
 from launcher.training.data.samples import Samples
 from launcher.training.objective import Objective
+from launcher.training.optimization import build_scheduler, check_optimizer, with_total_steps
 from launcher.training.shards.batch import total_steps
 from launcher.training.shards.per_shard import PerShardLayers
-from launcher.training.state.train_state import Scheduler, TrainState
+from launcher.training.state.train_state import TrainState
 from launcher.training.tasks import Task
 
-TOTAL_STEPS = "total_steps"
-"""As a value among the scheduler's parameters: the number of steps of the whole training."""
 SAMPLES_CHECKED = 2
 """How many samples the model is tried on before anything else."""
 
@@ -129,22 +128,7 @@ def _build_state(config: JobConfig, model: nn.Module, steps: int) -> TrainState:
     optimizer = build(config.optimizer, list(model.parameters()), key="optimizer")
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise ConfigError("it is no optimizer", where="optimizer._target_", given=config.optimizer.target, expected="one of torch.optim")
-    schedule = config.scheduler and _with_total_steps(config.scheduler, steps)
-    scheduler = None if schedule is None else _build_scheduler(schedule, optimizer)
+    check_optimizer(optimizer, config.optimizer)
+    schedule = config.scheduler and with_total_steps(config.scheduler, steps)
+    scheduler = None if schedule is None else build_scheduler(schedule, optimizer, steps)
     return TrainState(model, optimizer, scheduler, config.optimizer, schedule)
-
-
-def _build_scheduler(schedule: Component, optimizer: torch.optim.Optimizer) -> Scheduler:
-    scheduler: Scheduler = build(schedule, optimizer, key="scheduler")
-    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-        raise ConfigError(
-            "the scheduler needs a metric in every step, which is not supported",
-            where="scheduler._target_",
-            given=schedule.target,
-            expected="a scheduler that depends on the step alone",
-        )
-    return scheduler
-
-
-def _with_total_steps(component: Component, steps: int) -> Component:
-    return replace(component, params={key: steps if value == TOTAL_STEPS else value for key, value in component.params.items()})

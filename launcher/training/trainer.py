@@ -23,6 +23,7 @@ from launcher.training.reduce.exact_exchange import ExactExchange
 from launcher.training.reduce.exchange import Exchange
 from launcher.training.reduce.gradient_exchange import GradientExchange
 from launcher.training.shards.batch import BatchPlan
+from launcher.training.single_values import single_values_explained
 from launcher.training.state.checkpoint_saver import CheckpointSaver
 from launcher.training.state.document import StateDocument
 from launcher.training.state.transfer import StateHeader, StateMove, share_state
@@ -133,7 +134,8 @@ class Trainer:
             width=config.fused_shards,
         )
         self._count_forward()
-        trial = try_a_step(parts, fused, config, self._device)
+        with single_values_explained(config.trainer):
+            trial = try_a_step(parts, fused, config, self._device)
         self._count_forward()
         self._plan = fused if trial.warm_up.fused else replace(fused, width=1)
         self._step = TrainingStep(

@@ -77,6 +77,11 @@ def wait_for(condition: Any, seconds: float = 60) -> None:
         time.sleep(0.01)
 
 
+def finish(tracker: WandbProcess, exit_code: int) -> None:
+    tracker.finish(exit_code)
+    wait_for(lambda: tracker.finished, seconds=120)
+
+
 def is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -90,7 +95,7 @@ def test_offline_without_a_key(fake: Fake) -> None:
     tracker = WandbProcess(run_of(fake.folder), finish_timeout_s=60)
     tracker.metrics(10, {"loss": 1.5, "accuracy": float("nan"), "time": "2026-01-01"})
     tracker.metrics(20, {"loss": 1.0})
-    tracker.finish(3)
+    finish(tracker, 3)
     (report,) = tracker.reports()
     assert (report.tracker, report.state, report.mode) == ("wandb", "started", "offline")
     assert "no key was found" in str(report.message)
@@ -107,7 +112,7 @@ def test_online_with_a_key_continues_the_same_run(fake: Fake) -> None:
     fake.monkeypatch.setenv("WANDB_API_KEY", "k")
     tracker = WandbProcess(run_of(fake.folder), finish_timeout_s=60)
     tracker.start()
-    tracker.finish(0)
+    finish(tracker, 0)
     (report,) = tracker.reports()
     assert (report.mode, report.url) == ("online", "http://host/run")
     assert (fake.said()[0][1]["id"], fake.said()[0][1]["resume"]) == ("mlp-abc234", "allow")
@@ -117,7 +122,7 @@ def test_a_mode_that_is_set_asks_for_no_key(fake: Fake) -> None:
     fake.write("def login(prompt): raise RuntimeError('asked')")
     tracker = WandbProcess(run_of(fake.folder, mode="offline"), finish_timeout_s=60)
     tracker.start()
-    tracker.finish(0)
+    finish(tracker, 0)
     assert [report.state for report in tracker.reports()] == ["started"]
 
 
@@ -135,7 +140,7 @@ def test_offline_where_it_cannot_be_reached(fake: Fake, failing: str) -> None:
     fake.monkeypatch.setenv("WANDB_API_KEY", "k")
     tracker = WandbProcess(run_of(fake.folder), finish_timeout_s=60)
     tracker.metrics(10, {"loss": 1.0})
-    tracker.finish(0)
+    finish(tracker, 0)
     (report,) = tracker.reports()
     assert (report.state, report.mode) == ("started", "offline")
     assert "no route to host" in str(report.message)
@@ -157,7 +162,7 @@ def test_a_crash_is_reported_and_rows_are_counted(fake: Fake, behaviour: str, wo
     wait_for(tracker._ended.is_set)
     for step in range(5):
         tracker.metrics(step, {"loss": 1.0})
-    tracker.finish(0)
+    finish(tracker, 0)
     failed, dropped = tracker.reports()
     assert failed.state == "failed"
     assert words in str(failed.message)
@@ -175,17 +180,50 @@ def test_a_hang_costs_the_job_only_the_time_allowed_at_the_end(fake: Fake) -> No
         tracker.metrics(step, row)
     clock.advance(SLOW_START_S + 1)
     assert [report.state for report in tracker.reports()] == ["slow"]
-    tracker.finish(0)
+    finish(tracker, 0)
     failed, dropped = tracker.reports()
     assert "did not finish" in str(failed.message)
-    assert dropped.state == "dropped"
+    assert "had not started" in str(failed.message)
+    assert (dropped.state, dropped.rows) == ("dropped", 200)
     wait_for(lambda: not is_alive(int(fake.record.read_text())))
+
+
+def test_the_last_words_of_a_short_run_say_where_what_was_not_sent_is(fake: Fake) -> None:
+    """A sync that does not come to its end: the rows are in W&B's folder, and the command that sends them is named."""
+    fake.write("import time\ndef hang(self, exit_code): time.sleep(3600)\nRun.finish = hang")
+    fake.monkeypatch.setenv("WANDB_API_KEY", "k")
+    tracker = WandbProcess(run_of(fake.folder), finish_timeout_s=0.2)
+    tracker.metrics(10, {"loss": 1.0})
+    assert not tracker.finished
+    wait_for(lambda: fake.record.exists() and ["log", {"loss": 1.0, "step": 10}] in fake.said())
+    finish(tracker, 0)
+    started, failed = tracker.reports()
+    assert (started.state, failed.state) == ("started", "failed")
+    assert f"`wandb sync {started.folder}` sends what it holds" in str(failed.message)
+
+
+def test_a_key_is_not_told_with_what_was_wrong_with_it(fake: Fake) -> None:
+    fake.write("def login(prompt): raise ValueError('the key secret-of-mine is too short')")
+    fake.monkeypatch.setenv("WANDB_API_KEY", "secret-of-mine")
+    tracker = WandbProcess(run_of(fake.folder), finish_timeout_s=60)
+    tracker.start()
+    finish(tracker, 0)
+    (report,) = tracker.reports()
+    assert report.mode == "offline"
+    assert "going online failed (the key *** is too short)" in str(report.message)
+
+
+def test_what_never_began_has_finished(tmp_path: Path) -> None:
+    tracker = WandbProcess(run_of(tmp_path))
+    tracker.finish(0)
+    assert tracker.finished
+    assert tracker.reports() == []
 
 
 def test_a_command_that_is_not_there(tmp_path: Path) -> None:
     tracker = WandbProcess(run_of(tmp_path), command=(str(tmp_path / "missing"),))
     tracker.metrics(1, {"loss": 1.0})
-    tracker.finish(0)
+    finish(tracker, 0)
     assert [report.state for report in tracker.reports()] == ["failed", "dropped"]
 
 
@@ -212,7 +250,7 @@ def test_the_real_one_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     tracker = WandbProcess(run_of(tmp_path), finish_timeout_s=90)
     for step in (10, 20, 10):
         tracker.metrics(step, {"loss": 1.0})
-    tracker.finish(0)
+    finish(tracker, 0)
     (report,) = tracker.reports()
     assert (report.state, report.mode) == ("started", "offline")
     files = list(Path(str(report.folder)).glob("run-mlp-abc234.wandb"))

@@ -50,17 +50,17 @@ def _gpus(count: Callable[[], int], config: JobConfig) -> Finding:
 
 
 def judge_gpus(gpus: int, config: JobConfig) -> Finding:
-    wanted = (config.gpu or 0) * config.workers.min
+    each = config.gpus_of_worker(gpus)
+    wanted = each * config.workers.min
     found = f"the driver lists {gpus}"
     if gpus < wanted:
+        asked = f"gpu={config.gpu}" if config.gpu is not None else "resources.device=cuda"
         return Finding.failed(
             _GPUS,
-            f"{found}; workers={config.workers.min} with gpu={config.gpu} need {wanted}",
-            "set gpu=0 to train on the CPU; where there should be GPUs, see what nvidia-smi says",
+            f"{found}; workers={config.workers.min} with {asked} need {wanted}",
+            "set gpu=0 or resources.device=cpu to train on the CPU; where there should be GPUs, see what nvidia-smi says",
         )
-    if gpus == 0 and config.resources.device == "cuda":
-        return Finding.failed(_GPUS, f"{found}; resources.device=cuda needs one", "set resources.device=auto to train on the CPU")
-    return Finding.ok(_GPUS, found if gpus else f"{found}: jobs train on the CPU")
+    return Finding.ok(_GPUS, found if config.device_of_worker(each) == "cuda" else f"{found}: jobs train on the CPU")
 
 
 def _try_folder() -> Finding:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,8 @@ from launcher.runtime.worker.actor import WorkerActor
 
 RAY_PATIENCE_S = 180.0
 STORE_VARIABLES = ("AWS_", "GOOGLE_", "AZURE_")
+EXPLAIN_S = 5.0
+"""So long a worker whose connection broke is left to Ray, to say of what it died."""
 ERROR_LENGTH = 400
 """Characters of Ray's account of a death."""
 
@@ -100,6 +103,10 @@ class WorkerGroup:
     actors: dict[WorkerId, Any] = field(default_factory=dict)
     """Ray's handles."""
     next_number: int = 0
+    _asked: dict[WorkerId, Future[WorkerDescription]] = field(default_factory=dict)
+    """Ray's answers to why they died, while they have not been ended."""
+    _dying: dict[WorkerId, Any] = field(default_factory=dict)
+    """Handles of those that are ended when Ray has answered."""
 
     def connect(self, place: RayPlace) -> None:
         """Become a driver of Ray, in the run's namespace. Raises BackendUnavailable."""
@@ -140,7 +147,9 @@ class WorkerGroup:
                 "max_concurrency": 4,
                 "max_restarts": 0,
             }
-            self.actors[worker] = remote.options(**options).remote(self.spec.to_json(), self.runs, worker, str(self.code_folder), joins)
+            self.actors[worker] = remote.options(**options).remote(
+                self.spec.to_json(), self.runs, worker, str(self.code_folder), self.gpu, joins
+            )
             started.append(worker)
         self.next_number += count
         return started
@@ -163,14 +172,27 @@ class WorkerGroup:
     def why_dead(self, worker: WorkerId, done: Callable[[WorkerId, str], None]) -> None:
         """Ask Ray what became of a worker whose connection broke; `done` is called once, on another thread, with "" for one that lives."""
         future: Future[WorkerDescription] = self.actors[worker].describe.remote().future()
+        self._asked[worker] = future
         future.add_done_callback(lambda result: done(worker, death_of(result.exception())))
 
     def end(self, workers: list[WorkerId] | None = None) -> None:
-        """Kill these; None: all."""
-        for worker in workers if workers is not None else list(self.actors):
+        """Kill these; None: all. One of which Ray was asked why it died is killed when Ray has answered, or after EXPLAIN_S.
+
+        What is killed at once was killed by us, to Ray, also where it had died before.
+        """
+        for worker in workers if workers is not None else [*self.actors, *self._dying]:
             actor = self.actors.pop(worker, None)
-            if actor is not None:
+            asked = self._asked.pop(worker, None)
+            if actor is not None and asked is not None and workers is not None:
+                self._dying[worker] = actor
+                threading.Thread(target=self._kill_later, args=(worker, asked), name=f"end-{worker}", daemon=True).start()
+            elif (actor := actor or self._dying.pop(worker, None)) is not None:
                 ray.kill(actor)
+
+    def _kill_later(self, worker: WorkerId, asked: Future[WorkerDescription]) -> None:
+        wait([asked], timeout=EXPLAIN_S)
+        if (actor := self._dying.pop(worker, None)) is not None:
+            ray.kill(actor)
 
 
 def death_of(error: BaseException | None) -> str:

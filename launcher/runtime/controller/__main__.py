@@ -224,7 +224,6 @@ def closed(writer: StoreWriter, recorder: RunRecorder, end: End, server: Message
     written = writer.drain(DRAIN_S)
     if server is not None:
         server.stop()
-    recorder.finish(int(end.exit_code))
     if not written:
         log.error(f"the final state could not be written: {end.state}. {end.reason}")
     return 0

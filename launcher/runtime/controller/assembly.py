@@ -9,6 +9,7 @@ from launcher.runtime.cluster.pod_bounds import PodBounds
 from launcher.runtime.cluster.worker_group import WorkerGroup
 from launcher.runtime.controller.checkpoint_committer import CheckpointCommitter
 from launcher.runtime.controller.controller import Controller
+from launcher.runtime.controller.deaths import Deaths
 from launcher.runtime.controller.dispatcher import Dispatcher
 from launcher.runtime.controller.executor import Executor
 from launcher.runtime.controller.inbox import Inbox
@@ -48,7 +49,7 @@ def assemble(
 ) -> tuple[Controller, CheckpointCommitter]:
     """`contact`: host and port of the server, and its secret in hexadecimal; `holder`: of the terms that are claimed, for people."""
     elastic = spec.config.elastic
-    registry, rendezvous = WorkerRegistry(), Rendezvous()
+    registry, rendezvous, deaths = WorkerRegistry(), Rendezvous(), Deaths()
     health = Health(Patience(silence_s=elastic.silence_s, hang_s=elastic.hang_s))
     tracker = ResizeTracker(recorder, status, clock)
     committer = CheckpointCommitter(run, leadership.term, writer, recorder, spec, inbox, clock, timing)
@@ -92,6 +93,7 @@ def assemble(
         recorder,
         status,
         output,
+        deaths,
         clock,
     )
     controller = Controller(
@@ -107,6 +109,7 @@ def assemble(
         committer,
         recorder,
         status,
+        deaths,
         clock,
         timing,
         pods,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from launcher.core.clock import Clock
 from launcher.core.types import WorkerId
@@ -17,6 +18,7 @@ from launcher.runtime.cluster.pod_bounds import PodBounds, pod_bounds
 from launcher.runtime.cluster.worker_group import Attached, AttachFailed, AttachRefused
 from launcher.runtime.controller.checkpoint_committer import CheckpointCommitter
 from launcher.runtime.controller.closing import write_end, write_status
+from launcher.runtime.controller.deaths import Deaths
 from launcher.runtime.controller.dispatcher import Dispatcher
 from launcher.runtime.controller.effects import Work
 from launcher.runtime.controller.executor import Executor
@@ -51,6 +53,7 @@ class Controller:
         committer: CheckpointCommitter,
         recorder: RunRecorder,
         status: StatusWriter,
+        deaths: Deaths,
         clock: Clock,
         timing: Timing,
         pods: PodBounds | None,
@@ -59,7 +62,7 @@ class Controller:
         self._leadership, self._inbox, self._takeover, self._dispatcher = leadership, inbox, takeover, dispatcher
         self._lifecycle, self._reconciler, self._executor, self._tracker = lifecycle, reconciler, executor, tracker
         self._registry, self._committer, self._recorder, self._status = registry, committer, recorder, status
-        self._clock, self._timing, self._pods = clock, timing, pods
+        self._deaths, self._clock, self._timing, self._pods = deaths, clock, timing, pods
         self._queue: deque[Work] = deque()
         self._early: deque[Item] = deque()
         """Heard before it was decided which workers the term takes over."""
@@ -76,6 +79,7 @@ class Controller:
             self.tick()
         if self._leadership.lost or self._leadership.end is None:
             raise LeadershipLost
+        self._hear_of_deaths()
         return self._leadership.end
 
     # what comes in
@@ -133,6 +137,7 @@ class Controller:
             return
         for lost in self._lifecycle.look(now):
             self.process(lost)
+        self._note_deaths(now)
         self.process(self._reconciler.look(now))
         if self._pods is not None:
             living = len(self._registry) + len(self._lifecycle.released)
@@ -145,8 +150,7 @@ class Controller:
 
     def _write_records(self, now: float) -> None:
         self._commit()
-        for report in self._recorder.reports():
-            self._recorder.event(report)
+        self._note_tracker()
         due = now >= self._ledger_due
         if due:
             self._ledger_due = now + self._timing.ledger_s
@@ -159,6 +163,22 @@ class Controller:
         group = self._leadership.group
         self._recorder.commit(group.committed)
         self._committer.commit_due(group.on_line)
+
+    def _note_deaths(self, now: float) -> None:
+        for died in self._deaths.look(now):
+            self._recorder.event(died)
+
+    def _hear_of_deaths(self) -> None:
+        """The end may rest on a death whose cause is on its way."""
+        while self._deaths.pending:
+            if (item := self._inbox.get(self._timing.tick_s)) is not None:
+                self.handle(item)
+            self._note_deaths(self._clock.monotonic())
+
+    def _note_tracker(self) -> None:
+        for report in self._recorder.reports():
+            self._recorder.event(report)
+            self._status.tracked(report)
 
     def _members(self) -> tuple[Member, ...]:
         group = self._leadership.group
@@ -174,4 +194,17 @@ class Controller:
             self.handle(item)
         self._commit()
         self._tracker.tell()
+        end = replace(end, reason=self._deaths.explained(end.reason))
+        self._finish_tracking(end)
         write_end(self._leadership, end, self._recorder, self._status, self._members())
+
+    def _finish_tracking(self, end: e.End) -> None:
+        """The tracker's last words belong to the record, so the end waits for them; meanwhile the status shows that this controller lives."""
+        self._recorder.finish(int(end.exit_code))
+        self._status.wait_for_tracker()
+        while not self._recorder.finished:
+            if (item := self._inbox.get(self._timing.tick_s)) is not None:
+                self.handle(item)
+            if self._status.due(self._clock.monotonic()):
+                write_status(self._leadership, self._recorder, self._status, self._members())
+        self._note_tracker()

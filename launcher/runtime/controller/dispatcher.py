@@ -19,7 +19,6 @@ from launcher.record.events import (
     ConnectionClosed,
     Evaluated,
     GenerationRefused,
-    WorkerDied,
     WorkerError,
     WorkerReady,
     WorkerStarted,
@@ -29,6 +28,7 @@ from launcher.record.run_store import RunStore
 from launcher.runtime.cluster.worker_group import Attached, AttachFailed, AttachRefused
 from launcher.runtime.controller import inbox
 from launcher.runtime.controller.checkpoint_committer import CheckpointCommitter, Save
+from launcher.runtime.controller.deaths import CONNECTION_ENDED, Deaths
 from launcher.runtime.controller.effects import AnnounceTerm, ExplainDeath, NoteFirstStep, Work
 from launcher.runtime.controller.leadership import Leadership
 from launcher.runtime.controller.reconciler import Reconciler
@@ -62,12 +62,13 @@ class Dispatcher:
         recorder: RunRecorder,
         status: StatusWriter,
         output: WorkerOutput,
+        deaths: Deaths,
         clock: Clock,
     ) -> None:
         self._run, self._spec, self._leadership, self._server = run, spec, leadership, server
         self._registry, self._health, self._lifecycle, self._reconciler = registry, health, lifecycle, reconciler
         self._tracker, self._committer, self._rendezvous = tracker, committer, rendezvous
-        self._recorder, self._status, self._output, self._clock = recorder, status, output, clock
+        self._recorder, self._status, self._output, self._deaths, self._clock = recorder, status, output, deaths, clock
 
     def dispatch(self, item: inbox.Item) -> list[Work]:
         """What follows from it."""
@@ -94,8 +95,7 @@ class Dispatcher:
                     self._lifecycle.drain(record.worker, deadline_s, drain.detail)
                 self._reconciler.soon()
             case inbox.DeathExplained(worker, why):
-                if why and self._leadership.end is None:  # after the end it was ended here
-                    self._recorder.event(WorkerDied(worker=worker, detail=why))
+                self._deaths.ray_said(worker, why)
             case inbox.PodBoundsRefused(why):
                 self._recorder.event(ClusterBoundsRefused(detail=why))
             case inbox.StoreFailed(error):
@@ -137,7 +137,9 @@ class Dispatcher:
         ranks = self._leadership.group.ranks
         rank = f"rank {ranks.index(worker)}, " if worker in ranks else ""
         where = f"{rank}pid {record.pid} on {record.host}"
-        why = f"it sent what is no message: {invalid}" if invalid else "its connection ended"
+        why = f"it sent what is no message: {invalid}" if invalid else CONNECTION_ENDED
+        if not invalid:
+            self._deaths.lost(worker, ranks.index(worker) if worker in ranks else None, record.pid, record.host, self._clock.monotonic())
         return [ExplainDeath(worker), *self._lifecycle.lose(worker, f"worker {worker} ({where}) died: {why}", "lost")]
 
     def _attached(self, answer: Attached | AttachRefused | AttachFailed) -> list[Work]:
@@ -321,6 +323,8 @@ class Dispatcher:
         return []
 
     def _log(self, printed: inbox.LinePrinted) -> None:
+        if not self._deaths.printed(printed.worker, printed.line):
+            return
         ranks = self._leadership.group.ranks
         self._recorder.line(
             LogLine(

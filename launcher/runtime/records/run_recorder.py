@@ -97,8 +97,13 @@ class RunRecorder:
         return self._tracker.reports() if self._tracker is not None else []
 
     def finish(self, exit_code: int) -> None:
+        """Let the tracker pass on what is left; its last words come until `finished`."""
         if self._tracker is not None:
             self._tracker.finish(exit_code)
+
+    @property
+    def finished(self) -> bool:
+        return self._tracker is None or self._tracker.finished
 
     def _track(self, step: Step, figures: Mapping[str, object]) -> None:
         if self._tracker is not None:

@@ -11,6 +11,7 @@ from launcher.core.clock import Clock, timestamp
 from launcher.core.types import Generation, Step, Term, WorkerId
 from launcher.jobspec.job import JobSpec
 from launcher.record.desired import WorkerBounds
+from launcher.record.events import Tracking
 from launcher.record.members import LastChange, Member, ResizeFacts
 from launcher.record.run_store import STATUS_INTERVAL_S, RunStore
 from launcher.record.status import CheckpointRef, JobState, RunStatus
@@ -43,6 +44,7 @@ class StatusWriter:
         self.draining: tuple[WorkerId, ...] = ()
         self.stragglers: tuple[WorkerId, ...] = ()
         self._last_change: LastChange | None = None
+        self._tracking: tuple[str, ...] = ()
         self._due = 0.0
         self._sequence = 0
         before = left.status
@@ -77,6 +79,15 @@ class StatusWriter:
         of_facts = {name: getattr(facts, name) for name in ResizeFacts.__struct_fields__}
         self._last_change = LastChange(**of_facts, generation=generation, step=step, at=timestamp(self._clock.now()))
         self.soon()
+
+    def tracked(self, report: Tracking) -> None:
+        """The tracker has something to say of itself."""
+        self._tracking = (*self._tracking, report.message)
+        self.soon()
+
+    def wait_for_tracker(self) -> None:
+        """The end is decided; it is written when the tracker has finished."""
+        self._reason = "passing on the last metrics"
 
     def end(self, end: End) -> None:
         self._state, self._reason = end.state, end.reason
@@ -123,6 +134,7 @@ class StatusWriter:
             checkpoint=self._checkpoint_ref(),
             device=self._job.device,
             dashboard=self.dashboard,
+            tracking=self._tracking,
             submitted_at=self._spec.submitted_at,
             started_at=self._started_at,
             ended_at=moment if self._state.terminal else None,

@@ -12,6 +12,7 @@ from launcher.core.types import JsonObject, Term, WorkerId
 from launcher.jobspec.job import JobSpec
 from launcher.runtime.pod.prestop import say_here
 from launcher.runtime.protocol.messages import WorkerDescription
+from launcher.runtime.worker import exit_watcher
 from launcher.runtime.worker.controller_connection import Contact
 from launcher.runtime.worker.process import WorkerProcess
 from launcher.runtime.worker.termination_notices import TerminationNotices
@@ -20,11 +21,16 @@ from launcher.runtime.worker.termination_notices import TerminationNotices
 class WorkerActor:
     """The part of a worker that Ray knows; Ray wraps every method of an actor's class, so the worker itself is none."""
 
-    def __init__(self, spec: JsonObject, runs: str, worker: str, code_folder: str, joins: bool) -> None:
+    def __init__(self, spec: JsonObject, runs: str, worker: str, code_folder: str, gpus: int, joins: bool) -> None:
+        """`gpus`: as many as Ray was asked for."""
         job = JobSpec.from_json(spec)
         log.setup("worker", run=job.run_id)
         log.bind(worker=worker)
-        self._worker = WorkerProcess(job, runs, WorkerId(worker), Path(code_folder), joins=joins)
+        try:
+            exit_watcher.start()
+        except OSError as error:
+            log.warning(f"how this process ends will not be told: its watcher could not be started: {error}")
+        self._worker = WorkerProcess(job, runs, WorkerId(worker), Path(code_folder), gpus=gpus, joins=joins)
         elastic = job.config.elastic
         notices = TerminationNotices(self._worker.noticed, drain_s=elastic.drain_s, notice_file=elastic.notice_file)
         notices.install()

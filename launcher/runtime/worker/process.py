@@ -35,8 +35,8 @@ COLLECTIVE_TIMEOUT_S = 1800.0
 
 
 class WorkerProcess:
-    def __init__(self, spec: JobSpec, runs: str, worker: WorkerId, code_folder: Path, *, joins: bool) -> None:
-        """`joins`: others are at work already and wait for this one's state to arrive."""
+    def __init__(self, spec: JobSpec, runs: str, worker: WorkerId, code_folder: Path, *, gpus: int, joins: bool) -> None:
+        """`gpus`: asked for this worker. `joins`: others are at work already and wait for this one's state to arrive."""
         self._id, self._spec = worker, spec
         self._activity = Activity()
         trainer, checkpoint = spec.config.trainer, spec.config.checkpoint
@@ -66,7 +66,9 @@ class WorkerProcess:
             self._beat,
             checkpoint_every_steps=checkpoint.every_steps,
         )
-        self._worker = Worker(spec, runs, code_folder, self._membership, self._connection, history, self._activity, reporter, joins=joins)
+        self._worker = Worker(
+            spec, runs, code_folder, self._membership, self._connection, history, self._activity, reporter, gpus=gpus, joins=joins
+        )
 
     def start(self, released: Callable[[], None]) -> None:
         """Begin to build, and to serve generations; `released` is called when this worker's part is done."""

@@ -50,10 +50,11 @@ class Worker:
         activity: Activity,
         reporter: Reporter,
         *,
+        gpus: int,
         joins: bool,
     ) -> None:
-        """`joins`: others are at work already and wait for this one's state to arrive."""
-        self._spec, self._runs, self._code_folder, self._joins = spec, runs, code_folder, joins
+        """`gpus`: asked for this worker. `joins`: others are at work already and wait for this one's state to arrive."""
+        self._spec, self._runs, self._code_folder, self._gpus, self._joins = spec, runs, code_folder, gpus, joins
         self._membership, self._connection, self._history = membership, connection, history
         self._activity, self._reporter = activity, reporter
         self._code = code_folder
@@ -101,7 +102,7 @@ class Worker:
         self._provide_packages()
         self._code = self._unpack_code()
         config = self._spec.config
-        device = choose_device(config)
+        device = choose_device(config, self._gpus)
         threads = config.threads(os.cpu_count() or 1)
         trainer = Trainer(config, self._run, self._reporter, device=device, threads=threads)
         trainer.build()

@@ -57,13 +57,19 @@ def test_a_progress_line_has_the_figures() -> None:
 def test_the_summary_says_what_became_of_it_and_where_everything_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAUNCHER_RUNS", "/data/runs")
     failed = replace(
-        STATUS, state=JobState.FAILED, reason="rank 1 failed at step 50:\nTraceback\nValueError: <no>", ended_at="2026-01-01T00:01:05.000Z"
+        STATUS,
+        state=JobState.FAILED,
+        reason="rank 1 failed at step 50:\nTraceback\nValueError: <no>",
+        ended_at="2026-01-01T00:01:05.000Z",
+        tracking=("W&B: recording offline", "W&B did not finish"),
     )
     text = click.unstyle(render.summary(failed, REF))
     assert text.startswith("FAILED  mine\n  rank 1 failed at step 50:\n")
     assert text.count("Traceback") == 1
     for said in ("50/200, 2.50 epochs", "1m 05s", "12,346 samples/s", "88 %", "step 40  /data", "launch logs mine", "launch resume mine"):
         assert said in text
+    assert "\n  tracking    W&B: recording offline\n              W&B did not finish\n" in text
+    assert "\n  tracking    W&B: recording offline\n" in click.unstyle(render.status_text(failed, REF))
     assert "resume" not in click.unstyle(render.summary(replace(STATUS, state=JobState.SUCCEEDED), REF))
 
 

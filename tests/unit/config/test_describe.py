@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args, get_type_hints
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 
-from launcher.config.describe import BEGIN, END, SHIPPED, Key, documents, keys_of
+from launcher.config.describe import BEGIN, END, SHIPPED, Key, as_yaml, documents, keys_of
 from launcher.config.keys import NotNegative, Positive
 from launcher.config.schema import COMPONENTS, Component, JobConfig, KubeRayConfig
 from launcher.config.shipped import shipped_folder
@@ -43,6 +45,39 @@ def test_a_key_is_described_by_its_type_its_default_and_the_text_under_it() -> N
         Key("mode", "`on`, `off`", '"off"', ""),
         Key("places", "a list", "[]", ""),
     ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ":",
+        "a: b",
+        "- a",
+        "[",
+        "{a",
+        "# a",
+        "a #b",
+        "'",
+        '"',
+        "%",
+        "@a",
+        "!a",
+        "*a",
+        "&a",
+        "|",
+        "",
+        " a",
+        "null",
+        "no",
+        "1e3",
+        "2026-01-01",
+        "a\nb",
+    ],
+)
+def test_a_default_that_yaml_would_not_read_as_this_text_is_quoted(text: str) -> None:
+    written = as_yaml(text)
+    assert written == json.dumps(text)
+    assert yaml.safe_load(f"key: {written}\n") == {"key": text}
 
 
 @pytest.mark.parametrize("kind", [JobConfig, *(kind for kind in GROUPS if kind is not Component)])

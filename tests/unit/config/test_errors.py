@@ -14,6 +14,34 @@ NET = "_target_: my.Net\n"
 LINE = "(command line)"
 
 
+@pytest.mark.parametrize(
+    ("value", "key", "given"),
+    [
+        ("a: .nan", "model.a", "nan"),
+        ("a: -.inf", "model.a", "-inf"),
+        ("a: 1e400", "model.a", "inf"),
+        ("a: [1, {b: .nan}]", "model.a.1.b", "nan"),
+        ("a: ${oc.decode:nan}", "model.a", "nan"),
+        ("a: 123456789012345678901", "model.a", "21 digits"),
+        ("a: !!binary aGk=", "model.a", "bytes b'hi'"),
+        ("a: !!python/object/apply:pathlib.PosixPath [x]", "model.a", "PosixPath"),
+        ('a: "\\ud800"', "model.a", "ud800"),
+        ("1: a", "model", "int 1"),
+        ("a: {true: b}", "model.a", "bool True"),
+        ("a: !!timestamp 2026-01-01", "a", "'date'"),
+        ("a: !!set {x, y}", "a", "'set'"),
+        ("a: {null: b}", "a", "'NoneType'"),
+        ("a: {!!timestamp 2026-01-01: b}", "", "date"),
+        ("a: &a [*a]", "", "recursion"),
+    ],
+)
+def test_a_value_that_json_has_not_is_refused_with_its_file(tmp_path: Path, write: Write, value: str, key: str, given: str) -> None:
+    write("model/mine.yaml", f"{NET}{value}\n")
+    error = refused(tmp_path, "model=mine")
+    assert error.where == (f"{key} (configs/model/mine.yaml)" if key else "configs/model/mine.yaml")
+    assert given in str(error)
+
+
 def refused(folder: Path, *arguments: str) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
         run_application(arguments, folder=folder)
@@ -43,6 +71,12 @@ def refused(folder: Path, *arguments: str) -> ConfigError:
         ("++model=mlp", "command line", ["expected: model=mlp"]),
         ("model@a=mlp", f"model@a {LINE}", ["given:    mlp", "did you mean model"]),
         ("trainer=5", f"trainer {LINE}", ["takes the name of one of its choices", "trainer.KEY=value"]),
+        ("optimizer.lr=nan", f"optimizer.lr {LINE}", ["given:    nan", "a finite number"]),
+        ("-m optimizer.lr=0.1,-inf", f"optimizer.lr {LINE}", ["job 2 of 2", "given:    -inf"]),
+        ("trainer.grad_clip_norm=inf", f"trainer.grad_clip_norm {LINE}", ["given:    inf", "a finite number"]),
+        ("elastic.cooldown_s=-inf", f"elastic.cooldown_s {LINE}", ["given:    -inf"]),
+        ("seed=123456789012345678901", f"seed {LINE}", ["21 digits", "64 bits"]),
+        ("+model.a={1:2}", f"model.a {LINE}", ["int 1", '"1"']),
         ("trainer.steps=abc", f"trainer.steps {LINE}", ["'abc'", "a whole number"]),
         ("trainer.steps=", f"trainer.steps {LINE}", ["a whole number"]),
         ("trainer.precision=fp16", f"trainer.precision {LINE}", ["'fp16'", "did you mean bf16"]),

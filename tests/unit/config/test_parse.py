@@ -1,3 +1,7 @@
+import json
+import math
+from datetime import date
+
 import pytest
 
 from launcher.config.parse import dump_config, is_mapping, parse_config, parse_workers, values_of
@@ -21,6 +25,11 @@ def changed(key: str, value: object) -> dict[str, object]:
 def test_a_configuration_survives_being_written_and_read() -> None:
     config = parse_config({**MINIMAL, "scheduler": {"_target_": "a.b", "T_max": "total_steps"}, "code": {"allow": ["x.pem"]}})
     assert parse_config(dump_config(config)) == config
+
+
+def test_a_tuple_is_the_list_that_json_reads_back() -> None:
+    config = parse_config(changed("model.sizes", (1, (2, 3))))
+    assert parse_config(json.loads(json.dumps(dump_config(config)))) == config
 
 
 @pytest.mark.parametrize("scheduler", [None, {"_target_": None}])
@@ -59,6 +68,10 @@ def test_workers_are_a_number_or_bounds(value: object, bounds: tuple[int, int, i
         ("elastic.exact", 1, "elastic.exact"),
         ("code.allow", "x", "code.allow"),
         ("seed", -1, "seed"),
+        ("trainer.epochs", 10**400, "trainer.epochs"),
+        ("model.when", date(2026, 1, 1), "model.when"),
+        ("model.names", {"a", "b"}, "model.names"),
+        ("model.sizes", (1, (2, math.inf)), "model.sizes.1.1"),
         ("name", "A b", "name"),
         ("runs", "", "runs"),
     ],
@@ -73,6 +86,9 @@ def test_what_does_not_fit_is_refused_by_its_key(key: str, value: object, where:
 def test_divisors_are_named_for_a_batch_that_cannot_be_cut() -> None:
     with pytest.raises(ConfigError, match="1, 2, 4, 8, 16, 32, 64"):
         parse_config(changed("trainer.micro_batch_size", 7))
+    huge = {**MINIMAL, "trainer": {"steps": 5, "global_batch_size": 10**12, "micro_batch_size": 7}}
+    with pytest.raises(ConfigError, match="1, 2, 4, 5, 8, 10, 16"):
+        parse_config(huge)
 
 
 def test_the_way_out_is_named_for_more_workers_than_shards() -> None:

@@ -141,7 +141,8 @@ def test_missing_packages_and_gpus_are_named(tmp_path: Path) -> None:
     assert "torch not installed" in local_checks.judge_versions({"python": "3.11", "ray": "2.60.0"}).found
     wanting = local_checks.judge_gpus(1, job_config(tmp_path, gpu=2))
     assert (wanting.result, wanting.exit_code) == (Result.FAILED, ExitCode.INFRASTRUCTURE)
-    assert local_checks.judge_gpus(0, job_config(tmp_path, resources__device="cuda")).result is Result.FAILED
+    assert local_checks.judge_gpus(1, job_config(tmp_path, workers=2, resources__device="cuda")).result is Result.FAILED
+    assert "on the CPU" in local_checks.judge_gpus(1, job_config(tmp_path, workers=2)).found
     assert local_checks.judge_gpus(0, job_config(tmp_path)).result is Result.OK
 
 

@@ -41,7 +41,7 @@ def test_a_submitted_run_has_its_whole_record(submit: Callable[..., RunRef], bac
 
 
 def test_an_id_is_short_and_says_the_model(submit: Callable[..., RunRef]) -> None:
-    ref = submit(model={"_target_": "mine.My_Nets.Net"})
+    ref = submit(model={"_target_": "torch.My_Nets.Net"})
     stem, _, tail = ref.run_id.rpartition("-")
     assert stem == "my-nets"
     assert len(tail) == 6
@@ -60,7 +60,7 @@ def test_an_id_is_short_and_says_the_model(submit: Callable[..., RunRef]) -> Non
     ],
 )
 def test_an_id_names_objects_of_a_cluster_as_well(submit: Callable[..., RunRef], module: str, stem: str) -> None:
-    ref = submit(model={"_target_": f"mine.{module}.Net"})
+    ref = submit(model={"_target_": f"torch.{module}.Net"})
     assert len(ref.run_id) <= LONGEST_NAME
     assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", ref.run_id)
     assert ref.run_id[:-7] == stem

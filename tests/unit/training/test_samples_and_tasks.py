@@ -126,14 +126,20 @@ def test_classification_has_sums_and_what_counts() -> None:
 
 def test_the_device_is_the_one_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert choose_device(job()) == "cpu"
-    assert choose_device(job(gpu=1, resources={"device": "cpu"})) == "cpu"
+    assert choose_device(job(), 0) == "cpu"
+    assert choose_device(job(gpu=1, resources={"device": "cpu"}), 1) == "cpu"
     for config in (job(gpu=1), job(resources={"device": "cuda"})):
         with pytest.raises(BackendUnavailable, match="no CUDA"):
-            choose_device(config)
+            choose_device(config, 1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert choose_device(job()) == "cuda"
-    assert choose_device(job(gpu=0)) == "cpu"
+    assert choose_device(job(), 1) == "cuda"
+    assert choose_device(job(gpu=0), 0) == "cpu"
+
+
+def test_a_gpu_that_was_not_asked_for_is_left_to_whom_it_belongs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With fewer GPUs than workers none is asked for, and every worker sees all of them."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device(job(), 0) == "cpu"
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])

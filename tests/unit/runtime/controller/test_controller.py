@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 
 from launcher.core.errors import StoreUnavailable
@@ -16,6 +18,7 @@ from launcher.runtime.controller.inbox import DesiredChanged, LedgerDurable, Lin
 from launcher.runtime.controller.leadership import LeadershipLost
 from launcher.runtime.protocol import events as e
 from launcher.runtime.protocol import messages as m
+from launcher.runtime.records import run_recorder
 from launcher.runtime.transport.server import Disconnected, Received
 from tests.support.recording import said
 from tests.support.stores import MemoryStore
@@ -237,6 +240,54 @@ def test_a_controller_that_is_replaced_raises(harness: Harness) -> None:
     with pytest.raises(LeadershipLost):
         harness.controller.run([])
     assert harness.leadership.end is None
+
+
+class SlowTracker:
+    """Takes 30 s to finish, by the test's clock, and says one thing on the way and one at its end."""
+
+    def __init__(self, harness: Harness) -> None:
+        self._clock = harness.clock
+        self._left: float | None = None
+        self._said = [r.Tracking(tracker="wandb", state="started", message="recording offline")]
+
+    def start(self) -> None: ...
+
+    def metrics(self, step: int, values: Mapping[str, object]) -> None: ...
+
+    def finish(self, exit_code: int) -> None:
+        assert exit_code == int(ExitCode.SUCCEEDED)
+        self._left = 30.0
+
+    @property
+    def finished(self) -> bool:
+        if self._left is not None and self._left > 0:
+            self._clock.advance(1.0)
+            self._left -= 1.0
+            if self._left <= 0:
+                self._said.append(r.Tracking(tracker="wandb", state="failed", message="it did not finish"))
+        return self._left is not None and self._left <= 0
+
+    def reports(self) -> list[r.Tracking]:
+        said, self._said = self._said, []
+        return said
+
+
+def test_the_end_waits_for_the_last_words_of_the_tracker(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are events and in the final status; meanwhile the status shows that somebody leads."""
+    monkeypatch.setattr(run_recorder, "open_tracker", lambda spec, folder: SlowTracker(harness))
+    harness.training(1)
+    harness.controller.process([e.Ended(A, G1, e.Outcome.FINISHED)])
+    assert harness.leadership.end is not None
+    shown = len(harness.shown)
+    harness.controller.write_end()
+    *meanwhile, last = harness.shown[shown:]
+    assert len(meanwhile) >= 10, "one in 2 s: elsewhere a status that does not change for 10 s is that of a lost run"
+    assert not any(status.state.terminal for status in meanwhile)
+    assert last.state is JobState.SUCCEEDED
+    assert last.tracking == ("recording offline", "it did not finish")
+    events = harness.events()
+    assert [event.state for event in events if isinstance(event, r.Tracking)] == ["started", "failed"]
+    assert isinstance(events[-1], r.Ended)
 
 
 def test_the_record_ends_with_what_came_last_and_the_final_state(harness: Harness) -> None:

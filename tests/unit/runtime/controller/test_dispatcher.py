@@ -316,13 +316,6 @@ def test_the_end_of_a_connection_of_one_that_is_not_known_means_nothing(harness:
     assert harness.events() == []
 
 
-def test_what_ray_says_of_a_death_is_recorded(harness: Harness) -> None:
-    assert harness.dispatcher.dispatch(DeathExplained(A, "")) == []
-    assert harness.events() == []
-    harness.dispatcher.dispatch(DeathExplained(A, "killed for want of memory"))
-    assert harness.events() == [r.WorkerDied(worker=A, detail="killed for want of memory")]
-
-
 # those who were released
 
 
