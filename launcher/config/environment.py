@@ -50,7 +50,7 @@ def check_environment(environment: Mapping[str, str | SecretReference | None]) -
             _check_reference(value.secret, name, where)
             continue
         if looks_secret(name):
-            raise _secret("its name says that it is a secret", name, where)
+            raise _secret("so the name of the variable says", name, where)
         if value is not None:
             _check_value(value, name, where)
             size_bytes += len(f"{name}={value}".encode())
@@ -104,7 +104,7 @@ def _check_value(value: str, name: str, where: str) -> None:
             "the value cannot be recorded", where=where, given="bytes that are no UTF-8", expected="a text in UTF-8", next="rename the file"
         ) from None
     if _PASSWORD_IN_ADDRESS.search(value):
-        raise _secret("its value is an address with a password in it", name, where)
+        raise _secret("the value is an address with a password in it", name, where)
 
 
 def _check_reference(reference: str, name: str, where: str) -> None:
@@ -119,7 +119,7 @@ def _check_reference(reference: str, name: str, where: str) -> None:
 
 def _secret(why: str, name: str, where: str) -> ConfigError:
     return ConfigError(
-        f"the value of this variable would be recorded, and {why}",
+        f"a secret would be recorded: {why}",
         where=where,
         given="a value",
         expected=f"where the value is: {where}.secret=",

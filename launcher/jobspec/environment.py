@@ -110,7 +110,7 @@ def secrets(config: JobConfig, controller: Mapping[str, str]) -> dict[str, str]:
                 given=f"{reference}, and no variable {source} there",
                 expected="on this machine: a variable of the command; on a Ray cluster: one of its head; "
                 "on Kubernetes: a key of backend.secret, or SECRET/KEY",
-                next=f"set {source} there, then `launch resume RUN`",
+                next=f"set {source} there, and try again",
             )
         found[name] = controller[source]
     return found
