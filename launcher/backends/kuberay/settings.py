@@ -63,10 +63,8 @@ def check_secrets(config: JobConfig, secret: str | None) -> None:
                 expected="SECRET/KEY, or a key of the Secret that backend.secret names",
             )
         if "/" in reference:
-            of, _, key = reference.partition("/")
             expected = "SECRET/KEY: the name of a Secret in the namespace, and one of its keys, such as hugging-face/token"
-            _matches(_SUBDOMAIN, of, 253, where, expected)
-            _matches(r"[-._A-Za-z0-9]+", key, 253, where, expected)
+            _matches(rf"{_SUBDOMAIN}/[-._A-Za-z0-9]+", reference, 507, where, expected)
 
 
 def quantity(text: str) -> Decimal | None:

@@ -70,8 +70,12 @@ def test_a_name_that_only_begins_like_a_secret_is_none() -> None:
 
 @pytest.mark.parametrize(
     ("value", "what"),
-    [("postgres://me:pa55@host/db", "a secret would be recorded"), ("redis://:pa55@host", "a secret would be recorded")]
-    + [("a\0pa55", "no variable can hold"), ("pa55\udcff", "cannot be recorded")],
+    [
+        ("postgres://me:pa55@host/db", "a secret would be recorded"),
+        ("redis://:pa55@host", "a secret would be recorded"),
+        ("a\0pa55", "no variable can hold"),
+        ("pa55\udcff", "cannot be recorded"),
+    ],
 )
 def test_a_value_that_cannot_be_recorded_is_refused_and_not_repeated(value: str, what: str) -> None:
     with pytest.raises(ConfigError, match=what) as caught:

@@ -35,7 +35,11 @@ def refused(folder: Path, *arguments: str) -> ConfigError:
         ("tracking.a.b=5", f"tracking.a {LINE}", ["one of entity, mode, name, project"]),
         ("trainer.steps.a=5", f"trainer.steps {LINE}", ["nothing under it"]),
         ("backend.node_selector.a=b", f"backend.node_selector {LINE}", ["no such key: backend.node_selector"]),
-        ("environment.HF_TOKEN=hf_0123", f"environment.HF_TOKEN {LINE}", ["a secret would be recorded", "environment.HF_TOKEN.secret=HF_TOKEN"]),
+        (
+            "environment.HF_TOKEN=hf_0123",
+            f"environment.HF_TOKEN {LINE}",
+            ["a secret would be recorded", "environment.HF_TOKEN.secret=HF_TOKEN"],
+        ),
         ("environment.A.secrt=B", f"environment.A.secrt {LINE}", ["did you mean secret?"]),
         ("environment.A=true", f"environment.A {LINE}", ["""'environment.A="true"'"""]),
         ("backend=kuberay backend.image=a backend.cpu=1.5", f"backend.cpu {LINE}", ["""'backend.cpu="1.5"'"""]),

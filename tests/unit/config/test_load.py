@@ -158,7 +158,7 @@ def test_keys_of_a_mapping_come_and_go_later(folder: Path) -> None:
     after = apply_overrides(before, ["environment.A=three", "~environment.B", "environment.C=null", "environment.D_KEY.secret=D"])
     assert after.environment == {"A": "three", "C": None, "D_KEY": SecretReference(secret="D")}
     assert apply_overrides(after, ["environment.D_KEY.secret=E"]).environment["D_KEY"] == SecretReference(secret="E")
-    with pytest.raises(ConfigError, match="no such key: environment.X"):
+    with pytest.raises(ConfigError, match=r"no such key: environment\.X"):
         apply_overrides(before, ["~environment.X"])
 
 
