@@ -74,6 +74,11 @@ def looks_secret(name: str) -> bool:
     return not _SECRET_WORDS.isdisjoint(name.upper().split("_"))
 
 
+def holds_password(value: str) -> bool:
+    """Whether a value is an address with a password in it."""
+    return _PASSWORD_IN_ADDRESS.search(value) is not None
+
+
 def matches(name: str, patterns: Iterable[str]) -> bool:
     """Whether the name of a variable fits one of these, as `LC_*` fits LC_ALL."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
@@ -101,9 +106,9 @@ def _check_value(value: str, name: str, where: str) -> None:
         value.encode()
     except UnicodeEncodeError:
         raise ConfigError(
-            "the value cannot be recorded", where=where, given="bytes that are no UTF-8", expected="a text in UTF-8", next="rename the file"
+            "the value cannot be recorded", where=where, given="bytes that are no UTF-8", expected="a text in UTF-8"
         ) from None
-    if _PASSWORD_IN_ADDRESS.search(value):
+    if holds_password(value):
         raise _secret("the value is an address with a password in it", name, where)
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
-from launcher.config.environment import GROUP, looks_secret, matches, reserved
+from launcher.config.environment import GROUP, holds_password, looks_secret, matches, reserved
 from launcher.config.schema import JobConfig, LocalConfig
 from launcher.core.errors import ConfigError
 from launcher.record.variables import SecretReference
@@ -50,7 +50,7 @@ LOGIN = (
 """Patterns: where a person works on this machine, and how the network is reached from it. An address of a proxy may hold a password."""
 PROCESS = (
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "VIRTUAL_ENV", "LD_*", "DYLD_*", "PYTHON*", "MALLOC_*", "GLIBC_TUNABLES"),
-    *("RAY_*", "*_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"),
+    *("RAY_*", "LAUNCHER_*", "*_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"),
 )
 """Patterns: what the local Ray needs to start, to count GPUs, and to start its workers."""
 STORE = ("AWS_*", "GOOGLE_*", "AZURE_*")
@@ -65,14 +65,9 @@ def with_variables(config: JobConfig, command: Mapping[str, str]) -> JobConfig:
     Raises ConfigError for a variable that is to have the command's value where the command has none, and for a value that cannot be
     recorded.
     """
-    listed = (*EVERYWHERE, *HERE) if isinstance(config.backend, LocalConfig) else EVERYWHERE
     named = with_named_variables(config, command).environment
-    found = {
-        name: command[name]
-        for name in sorted(command)
-        if name not in named and matches(name, listed) and not reserved(name) and not looks_secret(name)
-    }
-    return replace(config, environment={**found, **named})
+    unnamed = {name: command[name] for name in _listed(config, command) if name not in named}
+    return replace(config, environment={**unnamed, **named})
 
 
 def with_named_variables(config: JobConfig, command: Mapping[str, str]) -> JobConfig:
@@ -155,11 +150,10 @@ def left_behind(read: Collection[str], config: JobConfig, command: Mapping[str, 
 
 def differences(config: JobConfig, command: Mapping[str, str]) -> Iterator[str]:
     """A sentence for each variable that a resumed job keeps although the command has another value. `config`: as it is resumed."""
-    now = with_variables(replace(config, environment={}), command).environment
     for name, kept in config.environment.items():
         if isinstance(kept, str) and name in command and command[name] != kept:
             yield f"the run keeps {name}={shown(kept)}; this command has {shown(command[name])}: {GROUP}.{name}=null takes it over"
-    for name in now:
+    for name in _listed(config, command):
         if name not in config.environment:
             yield f"the run goes on without {name}, which this command has: {GROUP}.{name}=null takes it over"
 
@@ -170,8 +164,16 @@ def shown(value: str | SecretReference | None) -> str:
         return f"(secret {value.secret})"
     if value is None:
         return "(the command's)"
+    if holds_password(value):
+        return "(an address with a password in it)"
     text = value if value.isprintable() and value and value == value.strip() else repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(value)} characters)"
+
+
+def _listed(config: JobConfig, command: Mapping[str, str]) -> list[str]:
+    """The variables of the command that go with a job unnamed."""
+    listed = (*EVERYWHERE, *HERE) if isinstance(config.backend, LocalConfig) else EVERYWHERE
+    return [name for name in sorted(command) if matches(name, listed) and not reserved(name) and not looks_secret(name)]
 
 
 def _value(name: str, given: str | SecretReference | None, command: Mapping[str, str]) -> str | SecretReference:

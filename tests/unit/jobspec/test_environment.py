@@ -137,7 +137,7 @@ def test_a_resume_keeps_its_variables_and_says_where_the_command_differs() -> No
     before = submitted(DATA_ROOT=None, SIZE="3", HF_TOKEN={"secret": "HF_TOKEN"})
     assert list(environment.differences(before, COMMAND)) == []
     assert list(environment.differences(before, {})) == []
-    command = {**COMMAND, "DATA_ROOT": "/b", "HF_TOKEN": "another", "TORCH_LOGS": "all"}
+    command = {**COMMAND, "DATA_ROOT": "/b", "HF_TOKEN": "another", "TORCH_LOGS": "\udcff"}
     assert list(environment.differences(before, command)) == [
         "the run keeps DATA_ROOT=/a; this command has /b: environment.DATA_ROOT=null takes it over",
         "the run goes on without TORCH_LOGS, which this command has: environment.TORCH_LOGS=null takes it over",
@@ -148,5 +148,6 @@ def test_a_value_is_shown_on_one_line_and_not_at_length() -> None:
     assert environment.shown("/b") == "/b"
     assert environment.shown("") == "''"
     assert environment.shown("a\nb\x1b[31m") == r"'a\nb\x1b[31m'"
+    assert environment.shown("postgres://me:pa55@host") == "(an address with a password in it)"
     assert environment.shown("x" * 100) == f"{'x' * 60}... (100 characters)"
     assert environment.shown(SecretReference(secret="team/token")) == "(secret team/token)"
