@@ -14,13 +14,12 @@ LIMIT_BYTES = 128 * 1024 - 1
 """For the names and values that are recorded, together. Linux starts no program with a longer variable."""
 _AT_START = "it is read when a process starts, and Ray has started the workers' processes by then"
 _MEMBERSHIP = "launcher decides which workers train together, and changes it while they run"
-_RAY_GPUS = "Ray gives each worker its GPUs; `gpu` says how many"
 RESERVED: Mapping[str, str] = {
     "RAY_*": "it is Ray's own",
     "LAUNCHER_*": "it is launcher's own",
     "KUBERNETES_*": "Kubernetes sets it",
     **dict.fromkeys(("AWS_*", "GOOGLE_*", "AZURE_*"), "it opens the run store; the controller gives its workers those that it has itself"),
-    **dict.fromkeys(("*_VISIBLE_DEVICES",), _RAY_GPUS),
+    "*_VISIBLE_DEVICES": "Ray gives each worker its GPUs; `gpu` says how many",
     **dict.fromkeys(("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"), _MEMBERSHIP),
     **dict.fromkeys(("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_*"), _MEMBERSHIP),
     **dict.fromkeys(
@@ -34,6 +33,7 @@ RESERVED: Mapping[str, str] = {
 """Patterns of names that a job cannot set -> the reason."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _SECRET_WORDS = frozenset({"TOKEN", "KEY", "APIKEY", "SECRET", "SECRETS", "PASSWORD", "PASSWD", "PASSPHRASE", "CREDENTIAL", "CREDENTIALS"})
+_PLACE_WORDS = frozenset({"PATH", "FILE", "DIR"})
 _PASSWORD_IN_ADDRESS = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
 
 
@@ -70,8 +70,9 @@ def reserved(name: str) -> str:
 
 
 def looks_secret(name: str) -> bool:
-    """Whether a variable of this name holds a secret, as far as a name can tell."""
-    return not _SECRET_WORDS.isdisjoint(name.upper().split("_"))
+    """Whether a variable of this name holds a secret, as far as a name can tell; HF_TOKEN_PATH holds a path."""
+    words = name.upper().split("_")
+    return words[-1] not in _PLACE_WORDS and not _SECRET_WORDS.isdisjoint(words)
 
 
 def holds_password(value: str) -> bool:
