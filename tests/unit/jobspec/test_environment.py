@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
 from launcher.config.schema import JobConfig
+from launcher.config.shipped import shipped_folder
 from launcher.core.errors import ConfigError
 from launcher.jobspec import environment
 from launcher.record.variables import SecretReference
@@ -151,3 +153,10 @@ def test_a_value_is_shown_on_one_line_and_not_at_length() -> None:
     assert environment.shown("postgres://me:pa55@host") == "(an address with a password in it)"
     assert environment.shown("x" * 100) == f"{'x' * 60}... (100 characters)"
     assert environment.shown(SecretReference(secret="team/token")) == "(secret team/token)"
+
+
+def test_the_page_lists_what_goes_with_a_job_unnamed() -> None:
+    page = (shipped_folder() / "docs" / "configuration.md").read_text()
+    rows = re.findall(r"^\| (every backend|local) \| ([^|]+) \| [^|]+ \|$", page, re.MULTILINE)
+    listed = {where: set(re.findall(r"`([A-Z_*]+)`", names)) for where, names in rows}
+    assert listed == {"every backend": set(environment.EVERYWHERE), "local": set(environment.HERE)}
