@@ -69,7 +69,7 @@ def train(arguments: tuple[str, ...]) -> int:
 
     codes: list[int] = []
     for config in configs:
-        ref = jobs.submit(config, folder=Path.cwd())
+        ref = jobs.submit(config, folder=Path.cwd(), tell=lambda sentence: print(sentence, file=sys.stderr))
         code = watch.submitted(ref, output=options.output) if options.detach else watch.follow(ref, output=options.output)
         codes.append(int(code))
         if codes[-1] == 130:

@@ -13,9 +13,11 @@ from msgspec.structs import asdict
 from launcher.cli.timeline import fact, facts, number
 from launcher.jobs.changes import change_bar, change_sentence, crew
 from launcher.jobs.refs import RunRef, absolute_runs, default_runs
+from launcher.jobspec.environment import shown, variables
 from launcher.record.events import RecordedEvent
 from launcher.record.rows import LogLine
 from launcher.record.status import JobState, RunStatus
+from launcher.record.variables import Variables
 
 if TYPE_CHECKING:
     from launcher.jobs.submitting import Plan
@@ -151,6 +153,7 @@ def status_text(status: RunStatus, ref: RunRef) -> str:
     rows += [("member", " ".join(f"{key}={fact(value)}" for key, value in asdict(member).items())) for member in status.members]
     if status.device:
         rows.append(("device", status.device))
+    rows += _environment(status.environment)
     if status.dashboard:
         rows.append(("dashboard", status.dashboard))
     rows += _tracking(status)
@@ -199,6 +202,7 @@ def plan_text(plan: Plan) -> str:
         ("workers", f"{workers}, {place.gpu_per_worker} GPU each, on {place.device}"),
         ("backend", f"{config.backend.name}: {place.where}"),
         ("code", _code(plan)),
+        *_environment(variables(config)),
         ("runs", config.runs),
         ("name", config.name or "its id"),
     ]
@@ -206,7 +210,8 @@ def plan_text(plan: Plan) -> str:
         verdict = f"{click.style('fits now', fg='green', bold=True)} with {place.workers} worker{'' if place.workers == 1 else 's'}"
     else:
         verdict = click.style("does not fit now", fg="red", bold=True)
-    return "\n".join([verdict + (f": {place.reason}" if place.reason else ""), *_rows(rows), "  nothing was submitted"])
+    verdict += f": {place.reason}" if place.reason else ""
+    return "\n".join([verdict, *_rows(rows), *(_indented(sentence) for sentence in plan.left_behind), "  nothing was submitted"])
 
 
 def elapsed(status: RunStatus) -> float | None:
@@ -219,6 +224,10 @@ def _code(plan: Plan) -> str:
     code = plan.spec.code
     commit = f", git {code.git_commit[:12]}{' with changes' if code.git_dirty else ''}" if code.git_commit else ""
     return f"{plan.code_files} files, {plan.code_bytes / 1024:,.0f} KiB, {code.digest[:12]}{commit}"
+
+
+def _environment(variables: Variables) -> list[tuple[str, str]]:
+    return [("environment" if not number else "", f"{name}={shown(value)}") for number, (name, value) in enumerate(variables.items())]
 
 
 def _figures(status: RunStatus) -> list[tuple[str, str]]:

@@ -158,7 +158,7 @@ def resume(run: str, overrides: tuple[str, ...], detach: bool, runs: str, output
     """Go on with RUN at its newest whole checkpoint; OVERRIDES such as trainer.epochs=20 lengthen it."""
     from launcher.cli import watch
 
-    ref = jobs.resume(jobs.find(run, runs), overrides)
+    ref = jobs.resume(jobs.find(run, runs), overrides, tell=lambda sentence: click.echo(sentence, err=True))
     return watch.submitted(ref, output=output) if detach else watch.follow(ref, output=output, fresh=False)
 
 

@@ -30,7 +30,8 @@ class KubeRayConfig:
     requirements: str | None = None
     """A file in pip's requirements format: extra packages, installed on each machine of the job beside what the image has."""
     secret: str | None = None
-    """Name of a Secret in the namespace whose keys become environment variables of the controller: those of the run store and of W&B."""
+    """Name of a Secret in the namespace whose keys become environment variables of the controller: those of the run store and of W&B, and
+    those that `environment` refers to."""
     priority_class: str | None = None
     """PriorityClass of the pods; null: none is named."""
     node_selector: dict[str, str] = field(default_factory=dict)

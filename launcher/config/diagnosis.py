@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Protocol
 
 from launcher.config.overrides import Word, read_word
-from launcher.config.parse import is_mapping
 from launcher.config.schema import COMPONENTS
 from launcher.core.errors import ConfigError, LauncherError, nearest
 
@@ -102,10 +101,6 @@ def unknown_key(key: str, override: str, sources: Sources) -> ConfigError:
     while parent and not sources.keys(parent):
         key, (parent, _, name) = parent, parent.rpartition(".")
     known = sources.keys(parent) if parent else [*sources.keys(""), *sources.groups()]
-    if is_mapping(key) and name in known and word.sign == "":
-        return ConfigError(
-            f"what stands under {key} is added, with +", where=f"{key} ({COMMAND_LINE})", given=override, expected=f"+{override}"
-        )
     if name in known:
         return ConfigError(
             f"{key} is a value, with nothing under it", where=f"{key} ({COMMAND_LINE})", given=override, expected=f"{key}=value"

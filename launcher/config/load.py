@@ -16,6 +16,7 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.utils import setup_globals
 from hydra.errors import HydraException
 from hydra.plugins.completion_plugin import DefaultCompletionPlugin
@@ -27,7 +28,7 @@ from launcher.config import diagnosis
 from launcher.config.application import VERSION_BASE, hydra_settings, read_flags, run_hydra, version_base
 from launcher.config.explain import explain, explained, first_line
 from launcher.config.overrides import settle_length
-from launcher.config.parse import dump_config, parse_config, values_of
+from launcher.config.parse import dump_config, is_mapping, parse_config, values_of
 from launcher.config.schema import JobConfig
 from launcher.config.sources import COMPOSITION_ERRORS, HydraSources, main_folder, shipped_on_path
 from launcher.core.errors import ConfigError, nearest
@@ -89,6 +90,8 @@ def complete(arguments: Sequence[str], word: str, *, folder: Path, verb_config: 
 def apply_overrides(config: JobConfig, overrides: Sequence[str]) -> JobConfig:
     """A configuration with some of its values changed: `trainer.epochs=20`. Only what is there can change; groups cannot.
 
+    In a mapping in which a person writes keys of their own, such as `environment`, keys can come and go (`~environment.NAME`).
+
     Raises ConfigError.
     """
     document: dict[str, object] = {**dump_config(config)}
@@ -99,25 +102,36 @@ def apply_overrides(config: JobConfig, overrides: Sequence[str]) -> JobConfig:
             raise diagnosis.unreadable_override(override, first_line(error)) from error
         if parsed.is_sweep_override():
             raise diagnosis.several_values(override)
-        _set(document, parsed.key_or_group, parsed.value(), override, plain=not parsed.is_delete() and parsed.package is None)
+        _set(document, parsed, override)
     try:
         return parse_config(document)
     except ConfigError as error:
         raise diagnosis.located(error, overrides) from None
 
 
-def _set(document: dict[str, object], key: str, value: object, override: str, *, plain: bool) -> None:
+def _set(document: dict[str, object], parsed: Override, override: str) -> None:
+    key, plain = parsed.key_or_group, not parsed.is_delete() and parsed.package is None
     *parents, name = key.split(".")
     node: object = document
-    for part in parents:
+    free = False
+    for depth, part in enumerate(parents, 1):
+        if free and isinstance(node, dict) and not isinstance(node.get(part), dict):
+            node[part] = {}
         node = node.get(part) if isinstance(node, dict) else None
+        free = free or is_mapping(".".join(parents[:depth]))
     where = f"{key} ({diagnosis.COMMAND_LINE})"
+    if free and isinstance(node, dict) and plain:
+        node[name] = parsed.value()
+        return
+    if free and isinstance(node, dict) and parsed.is_delete() and name in node:
+        del node[name]
+        return
     if not isinstance(node, dict) or name not in node:
         known = list(node) if isinstance(node, dict) else []
         raise ConfigError(f"there is no such key: {key}", where=where, given=override, expected=nearest(name, known))
     if not plain or (isinstance(node[name], dict) and key != "workers"):
         raise ConfigError("only values can be changed here, not groups", where=where, given=override, expected=f"{key}.KEY=value")
-    node[name] = value
+    node[name] = parsed.value()
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,21 @@ def _plain(override: str, groups: Collection[str], has_key: Callable[[str], bool
     return override[1:] if opening not in ("{", "[") and has_key(word.key) else override
 
 
+def open_mappings(overrides: Sequence[str], is_mapping: Callable[[str], bool]) -> list[str]:
+    """The overrides, with `++` before those that name a mapping in which a person writes keys of their own, or a key in one.
+
+    `is_mapping`: whether a dotted key is such a mapping. Without the sign Hydra takes keys alone that a file has.
+    """
+    return [f"++{override}" if (word := read_word(override)) and _opens(word, is_mapping) else override for override in overrides]
+
+
+def _opens(word: Word, is_mapping: Callable[[str], bool]) -> bool:
+    parts = word.key.split(".")
+    above = any(is_mapping(".".join(parts[:count])) for count in range(1, len(parts)))
+    opening = (word.value or "").lstrip()[:1]
+    return not word.sign and word.package is None and word.value is not None and (above or (opening == "{" and is_mapping(word.key)))
+
+
 def settle_length(overrides: Sequence[str]) -> list[str]:
     """The overrides, with trainer.epochs set to null where they set trainer.steps alone, and the other way round: a file may give the other."""
     named = {word.key: word for override in overrides if (word := read_word(override)) and word.key in LENGTHS}

@@ -69,7 +69,7 @@ def values_of(key: str) -> tuple[str, ...]:
 
 def is_mapping(key: str) -> bool:
     """Whether a person writes keys of their own under this dotted key, as under backend.node_selector."""
-    return any(get_origin(hint) is dict for hint in _hints_at(key))
+    return key.partition(".")[0] not in COMPONENTS and any(get_origin(hint) is dict for hint in _hints_at(key))
 
 
 def _hints_at(key: str) -> list[object]:
@@ -126,7 +126,8 @@ def _union(options: tuple[object, ...], value: object, key: str) -> object:
         return _dataclass(_named(groups, value, key), value, key)
     if type(None) in options and (value is None or (Component in options and value == {TARGET: None})):
         return None  # a group such as scheduler has a choice `none`, whose _target_ is null
-    return _convert(next(option for option in options if option is not type(None)), value, key)
+    plain = [option for option in options if option is not type(None)]
+    return _convert(groups[0] if groups and isinstance(value, Mapping) else plain[0], value, key)
 
 
 def _named(options: Iterable[type[Group]], value: object, key: str) -> type[Group]:
@@ -188,8 +189,8 @@ def _scalar(hint: object, value: object, key: str) -> object:
         return str(value)  # name=7 is a name
     if type(value) is hint:
         return value
-    if hint is str and isinstance(value, float):  # YAML has read it already: 1.10 is 1.1 by now
-        raise _unfit(value, key, f"text, in quotes: '{key}=\"{value}\"'")
+    if hint is str and isinstance(value, (float, bool)):  # YAML has read it already: 1.10 is 1.1 by now
+        raise _unfit(value, key, f"text, in quotes: '{key}=\"{str(value).lower()}\"'")
     raise _unfit(value, key, next(words for kind, words in WORDS.items() if kind is hint))
 
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from launcher.config.backend_groups import BackendConfig, KubeRayConfig, LocalConfig, RayConfig
+from launcher.config.environment import check_environment
 from launcher.config.groups import (
     CheckpointConfig,
     CodeConfig,
@@ -22,6 +23,7 @@ from launcher.config.groups import (
 from launcher.config.keys import NotNegative, check_amounts
 from launcher.core.errors import ConfigError
 from launcher.record.desired import WorkerBounds
+from launcher.record.variables import SecretReference
 
 __all__ = [
     "COMPONENTS",
@@ -60,6 +62,9 @@ class JobConfig:
     `launch resize` changes it while the run goes on; a forward pass keeps the width that it has at the start, ceil(shards / upper bound)."""
     gpu: NotNegative[int] | None = None
     """GPUs of one worker; null: one each with `resources.device=cuda`, or where the machine has enough of them, else none."""
+    environment: dict[str, str | SecretReference | None] = field(default_factory=dict)
+    """Environment variables of the job, by name: `environment.DATA_ROOT=/b`. null: the value that the command has. A secret is named by where
+    it is, `environment.HF_TOKEN.secret=HF_TOKEN`. Few others go with a job: see docs/configuration.md#environment-variables."""
     model: Component
     data: Component
     task: Component
@@ -78,6 +83,7 @@ class JobConfig:
         self._check_name()
         self._check_runs()
         self._check_length()
+        check_environment(self.environment)
         check_amounts(self)
         self._check_batch()
         self._check_workers()

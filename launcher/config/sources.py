@@ -21,7 +21,8 @@ from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from launcher.config.diagnosis import shown
-from launcher.config.overrides import has_superfluous_sign, normalise, read_word, settle_length
+from launcher.config.overrides import has_superfluous_sign, normalise, open_mappings, read_word, settle_length
+from launcher.config.parse import is_mapping
 from launcher.config.shipped import shipped_folder
 
 COMPOSITION_ERRORS = (
@@ -93,7 +94,7 @@ class HydraSources:
             self.overrides = normalise(overrides, groups=listed, has_key=lambda key: False)
             if any(has_superfluous_sign(override) for override in self.overrides):
                 self.overrides = normalise(self.overrides, groups=listed, has_key=self._has_key)
-        self.overrides = settle_length(self.overrides)
+        self.overrides = settle_length(open_mappings(self.overrides, is_mapping))
         return list(self.overrides)
 
     def folders(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Which process is meant: a pid alone may be given to another one later, so the start time goes with it."""
+"""Which process is meant: a pid alone may be given to another one later, so the start time goes with it. And the variables of this one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -59,6 +60,15 @@ class ProcessRef:
             while self.alive() and time.monotonic() < deadline:
                 time.sleep(0.05)
         return not self.alive()
+
+
+def set_variables(variables: Mapping[str, str]) -> None:
+    """Set environment variables of this process, which those have that it starts. One that has its value already is left as it is."""
+    for name, value in variables.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
+    if "TZ" in variables:
+        time.tzset()
 
 
 def _boot_id() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -9,11 +10,12 @@ from pathlib import Path
 
 from launcher.backends.base import Finding, open_backend
 from launcher.config.schema import JobConfig
-from launcher.core.errors import LauncherError
+from launcher.core.errors import ConfigError, LauncherError
 from launcher.core.exit_codes import ExitCode
 from launcher.core.store import is_local, local_path, open_store
 from launcher.core.store_check import FOLDER, check_store
 from launcher.jobs.refs import absolute_runs
+from launcher.jobspec.environment import with_variables
 
 _STORE = "run store from here"
 
@@ -21,6 +23,10 @@ _STORE = "run store from here"
 def examine(config: JobConfig) -> Iterator[Finding]:
     """One check after the other, as each is done; leaves nothing behind."""
     config = replace(config, runs=absolute_runs(config.runs))
+    try:
+        with_variables(config, os.environ)
+    except ConfigError as error:
+        yield Finding.of_error("environment", error)
     yield from open_backend(config.backend.name).examine(config)
     yield _store(config.runs)
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from launcher.backends.base import Backend, Dashboard, open_backend
 from launcher.core.clock import Clock, SystemClock
@@ -23,6 +23,7 @@ from launcher.record.desired import WorkerBounds
 from launcher.record.parsing import parsed
 from launcher.record.run_store import RunStore
 from launcher.record.status import JobState, RunStatus
+from launcher.record.variables import Variables
 
 POLL_S = 0.25
 _ATTEMPTS = 40
@@ -42,20 +43,25 @@ class _Backend(Struct):
 
 class _Config(Struct):
     backend: _Backend
+    environment: Variables = field(default_factory=dict)
 
 
 class _Spec(Struct):
-    """As much of a spec as is needed to ask its backend; another launcher may have written the rest."""
+    """As much of a spec as is needed before a controller leads the run; another launcher may have written the rest."""
 
     config: _Config
 
 
 def backend_of(run: RunStore) -> Backend:
     """The backend that a run was submitted to. Raises StoreDamaged where its spec does not name one."""
-    document = run.spec(1)
+    return open_backend(_config_of(run, 1).backend.name)
+
+
+def _config_of(run: RunStore, number: int) -> _Config:
+    document = run.spec(number)
     if document is None:
-        raise StoreDamaged("the record of this run is not whole: spec-1.json is missing", where=run.uri)
-    return open_backend(parsed(document, _Spec, where=f"{run.uri}/spec-1.json").config.backend.name)
+        raise StoreDamaged(f"the record of this run is not whole: spec-{number}.json is missing", where=run.uri)
+    return parsed(document, _Spec, where=f"{run.uri}/spec-{number}.json").config
 
 
 class Observation:
@@ -114,7 +120,8 @@ class Observation:
         return as_written(snapshot, self.ref.name, self.ref.run_id)
 
     def _pending(self, snapshot: Snapshot) -> RunStatus:
-        return as_pending(snapshot, self.ref.name, self.ref.run_id, self.backend.reason_pending(self.run))
+        status = as_pending(snapshot, self.ref.name, self.ref.run_id, self.backend.reason_pending(self.run))
+        return replace(status, environment=_config_of(self.run, snapshot.desired.spec).environment)
 
 
 def _how_it_ended(ref: RunRef, snapshot: Snapshot, last_words: str) -> tuple[JobState, str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from launcher.config.parse import TARGET
@@ -15,6 +16,7 @@ from launcher.jobs.observe import Seen, backend_of, observe
 from launcher.jobs.refs import RunRef, person
 from launcher.jobs.snapshot import read_snapshot
 from launcher.jobs.submitting import refuse_versions
+from launcher.jobspec.environment import differences, with_named_variables
 from launcher.jobspec.job import JobSpec
 from launcher.jobspec.versions import installed_versions
 from launcher.record.desired import Desired, WorkerBounds
@@ -37,10 +39,12 @@ IDENTITY = ("name", "runs", "backend", "checkpoint.init_from", "code")
 """What was settled at the submit and would have no effect now."""
 
 
-def resume(ref: RunRef, overrides: Sequence[str] = (), *, clock: Clock | None = None) -> RunRef:
-    """Start an ended run again, with the code that it was submitted with, at its newest whole checkpoint.
+def resume(
+    ref: RunRef, overrides: Sequence[str] = (), *, clock: Clock | None = None, tell: Callable[[str], object] = lambda sentence: None
+) -> RunRef:
+    """Start an ended run again, with the code and the environment variables that it was submitted with, at its newest whole checkpoint.
 
-    `overrides` in Hydra's grammar change the configuration: its length, workers, checkpoints, tracking and the like.
+    `tell` is called with a sentence for each variable that this command has with another value. `overrides` in Hydra's grammar change the configuration: its length, workers, checkpoints, tracking and the like.
     A LOST run is taken over. Raises RunStateError for a run that lives, that another resume was faster with, or that
     is done and not lengthened; ConfigError for a change of what the steps done so far rest on.
     """
@@ -50,7 +54,7 @@ def resume(ref: RunRef, overrides: Sequence[str] = (), *, clock: Clock | None = 
     if not seen.status.state.terminal and seen.status.state is not JobState.LOST:
         raise _running(ref, seen.status)
     spec = spec_in_force(run, seen.snapshot.desired)
-    submitted, config = spec.config, _changed(spec.config, overrides)
+    submitted, config = spec.config, with_named_variables(_changed(spec.config, overrides), os.environ)
     refuse_change(submitted, config)
     if seen.status.state is JobState.SUCCEEDED:
         refuse_done(ref, seen.status, submitted, config)
@@ -61,6 +65,8 @@ def resume(ref: RunRef, overrides: Sequence[str] = (), *, clock: Clock | None = 
     if not placement.fits:
         raise CapacityError("the job does not fit", where=placement.where, expected=placement.reason)
     refuse_versions(config)
+    for sentence in differences(config, os.environ):
+        tell(sentence)
     seen = _closed_if_lost(ref, run, seen, clock)
     versions = installed_versions()
     if config != submitted or versions != spec.versions:

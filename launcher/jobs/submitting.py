@@ -6,8 +6,10 @@ writes because it is what makes the run exist, and what failed is taken away aga
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +25,7 @@ from launcher.core.store import is_local, local_path, open_store
 from launcher.core.types import JsonObject, RunId
 from launcher.jobs.packing import archive_code, code_ref, read_packages
 from launcher.jobs.refs import NAMES, NameRecord, RunRef, absolute_runs, find, free_name, person, read_name, take_name
+from launcher.jobspec.environment import left_behind, with_variables
 from launcher.jobspec.job import CodeRef, JobSpec
 from launcher.jobspec.packages import Requirements, requirements_key
 from launcher.jobspec.versions import installed_versions, refuse_image
@@ -45,6 +48,8 @@ class Plan:
     placement: Placement
     code_bytes: int
     code_files: int
+    left_behind: tuple[str, ...]
+    """A sentence for each environment variable that the code reads, that the command has, and that the job would not have."""
 
     def to_json(self) -> JsonObject:
         """As `launch plan -o json` prints it."""
@@ -68,6 +73,7 @@ class Plan:
                 "git_commit": self.spec.code.git_commit,
                 "git_dirty": self.spec.code.git_dirty,
             },
+            "left_behind": list(self.left_behind),
             "versions": dict(self.spec.versions),
             "config": dump_config(config),
         }
@@ -84,11 +90,14 @@ def plan(config: JobConfig, *, folder: Path) -> Plan:
     _refuse_taken(config)
     ref = code_ref(code, packages)
     # the id in the spec is made up: a submit makes up another
-    return Plan(replace(spec, config=config, code=ref), placement, len(code.data), len(code.files))
+    left = tuple(left_behind(code.variables, config, os.environ))
+    return Plan(replace(spec, config=config, code=ref), placement, len(code.data), len(code.files), left)
 
 
-def submit(config: JobConfig, *, folder: Path, clock: Clock | None = None) -> RunRef:
+def submit(config: JobConfig, *, folder: Path, clock: Clock | None = None, tell: Callable[[str], object] = lambda sentence: None) -> RunRef:
     """Record a run and start it; returns as soon as it is started. `folder` holds the user's code.
+
+    `tell` is called with what the person should know of it, a sentence at a time.
 
     Raises CapacityError or BackendUnavailable where it cannot run, ConfigError for code that does not hold what the
     configuration names, NameTaken, StoreUnavailable; then nothing of the run remains.
@@ -110,6 +119,8 @@ def submit(config: JobConfig, *, folder: Path, clock: Clock | None = None) -> Ru
     refuse_versions(config)
     code = archive_code(config, folder)
     _refuse_taken(config)
+    for sentence in left_behind(code.variables, config, os.environ):
+        tell(sentence)
     spec = _spec(config, run_id, code_ref(code, packages), clock)
     fresh = is_local(config.runs) and not local_path(config.runs).exists()
     run = RunStore(open_store(config.runs, create=True), run_id)
@@ -137,12 +148,13 @@ def refuse_versions(config: JobConfig) -> None:
 
 
 def _resolved(config: JobConfig) -> JobConfig:
-    """The same configuration where workers elsewhere read it: absolute places."""
+    """The same configuration where workers elsewhere read it: absolute places, and the values of environment variables."""
     runs = absolute_runs(config.runs)
     init_from = config.checkpoint.init_from
     if init_from is not None:
         init_from = _init_from(init_from, runs)
-    return replace(config, runs=runs, checkpoint=replace(config.checkpoint, init_from=init_from))
+    placed = replace(config, runs=runs, checkpoint=replace(config.checkpoint, init_from=init_from))
+    return with_variables(placed, os.environ)
 
 
 def _init_from(word: str, runs: str) -> str:

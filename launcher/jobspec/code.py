@@ -14,6 +14,7 @@ from pathlib import Path
 from launcher.core.errors import ConfigError, JobFailed
 from launcher.jobspec.code_files import SourceFile, files_of_code
 from launcher.jobspec.code_secrets import refuse_secrets
+from launcher.jobspec.code_variables import variables_read
 from launcher.jobspec.code_zip import digest_of, unzipped, zipped
 
 LIMIT_BYTES = 100 * 1024 * 1024
@@ -29,6 +30,8 @@ class CodeArchive:
     git_dirty: bool
     files: tuple[str, ...]
     """Paths in the archive, sorted, `/` between parts."""
+    variables: frozenset[str] = frozenset()
+    """Names of the environment variables that its Python reads."""
 
     def read(self, path: str) -> bytes:
         """The content of a file. Raises JobFailed for an archive that is damaged."""
@@ -55,7 +58,14 @@ def archive(
     _refuse_size(code.files, limit_bytes)
     content = {path: _read(file) for path, file in sorted(code.files.items())}
     executable = {path: code.files[path].executable for path in content}
-    return CodeArchive(digest_of(content, executable), zipped(content, executable), code.git_commit, code.git_dirty, tuple(content))
+    return CodeArchive(
+        digest_of(content, executable),
+        zipped(content, executable),
+        code.git_commit,
+        code.git_dirty,
+        tuple(content),
+        variables_read(content),
+    )
 
 
 def unpack(data: bytes, digest: str, into: Path) -> Path:

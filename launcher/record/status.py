@@ -13,6 +13,7 @@ from launcher.core.types import JsonObject
 from launcher.record.desired import WorkerBounds
 from launcher.record.members import LastChange, Member
 from launcher.record.parsing import parsed
+from launcher.record.variables import Variables
 
 
 class JobState(StrEnum):
@@ -112,6 +113,8 @@ class RunStatus:
     checkpoint: CheckpointRef | None = None
     """The newest committed checkpoint."""
     device: str = ""
+    environment: Variables = field(default_factory=dict)
+    """The environment variables of the job."""
     dashboard: str = ""
     """Address of the Ray dashboard, while it lives."""
     tracking: tuple[str, ...] = ()

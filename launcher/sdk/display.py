@@ -6,6 +6,7 @@ from html import escape
 
 from launcher.jobs.changes import change_sentence, crew
 from launcher.jobs.refs import RunRef
+from launcher.jobspec.environment import shown
 from launcher.record.status import RunStatus
 
 
@@ -34,6 +35,9 @@ def _rows(status: RunStatus) -> list[tuple[str, str]]:
     rows.append(("workers", escape(crew(status))))
     if status.last_change is not None:
         rows.append(("last change", escape(change_sentence(status.last_change, status.last_change.step))))
+    if status.environment:
+        words = "\n".join(f"{name}={shown(value)}" for name, value in status.environment.items())
+        rows.append(("environment", f"<pre>{escape(words)}</pre>"))
     if status.checkpoint is not None:
         rows.append(("checkpoint", f"step {status.checkpoint.step} <code>{escape(status.checkpoint.uri)}</code>"))
     if status.dashboard.startswith(("http://", "https://")):

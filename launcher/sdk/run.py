@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -21,18 +22,23 @@ from launcher.sdk.display import run_html
 def submit(*overrides: str, folder: str | Path | None = None) -> Run:
     """Start a job and return at once: `launcher.submit("model=resnet", "workers=2")`.
 
-    The words are those of `launch train`. `folder` holds the code and its configs/, by default the current folder.
+    The words are those of `launch train`. `folder` holds the code and its configs/, by default the current folder. What one should know of
+    the environment variables of the job is a UserWarning.
     Raises ConfigError, NameTaken and the other errors of `launch train`.
     """
     from launcher.config.load import compose
 
     place = Path(folder).absolute() if folder is not None else Path.cwd()
-    return Run(jobs.submit(compose(list(overrides), folder=place), folder=place))
+    return Run(jobs.submit(compose(list(overrides), folder=place), folder=place, tell=_warn))
 
 
 def attach(word: str, runs: str | None = None) -> Run:
     """The run with this name or id, or the only one that begins so. `runs`: by default LAUNCHER_RUNS, else ./runs. Raises RunNotFound."""
     return Run(jobs.find(word, runs or jobs.default_runs()))
+
+
+def _warn(sentence: str) -> None:
+    warnings.warn(sentence, stacklevel=4)
 
 
 class Run:
@@ -107,7 +113,7 @@ class Run:
 
     def resume(self, *overrides: str) -> Run:
         """Go on at the newest whole checkpoint, perhaps longer: `run.resume("trainer.epochs=20")`. Returns itself."""
-        jobs.resume(self._ref, overrides, clock=self._clock)
+        jobs.resume(self._ref, overrides, clock=self._clock, tell=_warn)
         return self
 
     def dashboard(self) -> Dashboard:

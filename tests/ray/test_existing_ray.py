@@ -27,7 +27,7 @@ from launcher.core.errors import BackendUnavailable
 from launcher.core.process import ProcessRef
 from tests.ray.test_main_job import assert_ledger_is_exact
 from tests.support.clusters import wait_until
-from tests.support.jobs import HANG_S, Project
+from tests.support.jobs import HANG_S, UNNAMED, Project, tell_variables, told_variables
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 PORTS = (
@@ -84,6 +84,7 @@ def existing() -> Iterator[Cluster]:
         "RAY_AUTH_TOKEN_PATH": str(token_file),
         "RAY_TMPDIR": str(folder),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "TEAM_TOKEN": "of the head",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(Path(launcher.__file__).resolve().parents[1]),
     }
@@ -131,7 +132,8 @@ def begin(project: Project, cluster: Cluster, *overrides: str) -> tuple[Any, Any
 
 
 def test_a_job_is_resized_stopped_and_resumed_on_it(project: Project, existing: Cluster) -> None:
-    run, before = begin(project, existing, "name=guest")
+    tell_variables(project, "DATA_ROOT", "HF_TOKEN", UNNAMED)
+    run, before = begin(project, existing, "name=guest", "environment.DATA_ROOT=/b", "environment.HF_TOKEN.secret=TEAM_TOKEN")
     run_id, place = run["run_id"], ("--runs", project.runs)
     assert existing.jobs()[run_id] == "RUNNING"
     assert project.json("dashboard", "guest", *place) == {"url": existing.address, "token_file": str(existing.token_file)}
@@ -152,6 +154,9 @@ def test_a_job_is_resized_stopped_and_resumed_on_it(project: Project, existing: 
     assert (ended["state"], ended["step"]) == ("SUCCEEDED", stopped["step"] + 20), ended["reason"]
     assert_ledger_is_exact(project.events("guest"), ended["step"])
     assert len([name for name in existing.jobs() if name.startswith(run_id)]) == 2, "one job for each time that it was started"
+    told = told_variables(project, "guest")
+    assert len(told) >= 3
+    assert all(each == {"DATA_ROOT": "/b", "HF_TOKEN": "of the head", UNNAMED: None} for each in told)
     token = existing.token_file.read_text()
     assert not [path for path in Path(project.runs).rglob("*") if path.is_file() and token.encode() in path.read_bytes()]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.jobs import Project, project_in
+from tests.support.jobs import UNNAMED, Project, project_in, tell_variables, told_variables
 from tests.support.s3 import S3Server
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
@@ -37,7 +37,9 @@ def first(ray_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with project_in(tmp_path_factory.mktemp("first"), ray_folder) as project:
         model = project.folder / "models" / "slow.py"
         model.write_text(model.read_text().replace("self.calls += 1", "self.calls += 1; print('call', self.calls, flush=True)"))
-        yield project, project.train("workers=2", "name=first", "trainer.eval_every_steps=20")
+        project.environment["DATA_ROOT"] = "/a"
+        tell_variables(project, "DATA_ROOT", UNNAMED)
+        yield project, project.train("workers=2", "name=first", "trainer.eval_every_steps=20", "environment.DATA_ROOT=null")
 
 
 def test_a_job_of_a_users_own_folder_from_submit_to_summary(first: tuple[Project, Any]) -> None:
@@ -95,9 +97,20 @@ def test_stop_saves_and_resume_goes_on_with_more_steps(project: Project) -> None
     assert_ledger_is_exact(project.events("long"), wanted)
 
 
-def test_weights_of_another_run_are_a_beginning(project: Project, first: tuple[Project, Any]) -> None:
-    pupil = project.train("name=pupil", "trainer.steps=5", "seed=3", f"checkpoint.init_from={first[0].runs}/first")
+def test_a_second_job_has_variables_of_its_own_and_may_begin_with_the_weights_of_the_first(
+    project: Project, first: tuple[Project, Any]
+) -> None:
+    text = "/b\n= '$HOME' \u00fc"
+    project.environment.update(DATA_ROOT=text, TEAM_TOKEN="v3ry-s3cr3t")
+    tell_variables(project, "DATA_ROOT", "EMPTY", "HF_TOKEN", UNNAMED)
+    variables = ("environment.DATA_ROOT=null", "environment.EMPTY=''", "environment.HF_TOKEN.secret=TEAM_TOKEN")
+    pupil = project.train("name=pupil", "trainer.steps=5", "seed=3", f"checkpoint.init_from={first[0].runs}/first", *variables)
     assert (pupil["state"], pupil["step"]) == ("SUCCEEDED", 5)
+    assert pupil["environment"].items() >= {"DATA_ROOT": text, "EMPTY": "", "HF_TOKEN": {"secret": "TEAM_TOKEN"}}.items()
+    assert told_variables(first[0], "first") == [{"DATA_ROOT": "/a", UNNAMED: None}] * 2
+    assert told_variables(project, "pupil") == [{"DATA_ROOT": text, "EMPTY": "", "HF_TOKEN": "v3ry-s3cr3t", UNNAMED: None}]
+    holders = [path for path in Path(project.runs).rglob("*") if path.is_file() and b"v3ry" in path.read_bytes()]
+    assert [path.parent.name for path in holders] == ["logs"], "where the job's own code has printed it"
 
 
 def test_the_whole_job_on_object_storage(project: Project, s3_environment: S3Server) -> None:

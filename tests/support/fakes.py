@@ -47,8 +47,10 @@ def job_config(runs: Path | str, **changes: Any) -> JobConfig:
     return parse_config(document)
 
 
-def code_archive(files: Sequence[str] = ("models/mlp.py", "models/digits.py")) -> CodeArchive:
-    return CodeArchive(digest="c0de" * 16, data=b"zip", git_commit=None, git_dirty=False, files=tuple(files))
+def code_archive(files: Sequence[str] = ("models/mlp.py", "models/digits.py"), variables: Sequence[str] = ()) -> CodeArchive:
+    return CodeArchive(
+        digest="c0de" * 16, data=b"zip", git_commit=None, git_dirty=False, files=tuple(files), variables=frozenset(variables)
+    )
 
 
 @dataclass

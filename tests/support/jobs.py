@@ -20,6 +20,8 @@ from unittest import mock
 import launcher
 from launcher.core.process import ProcessRef
 
+UNNAMED = "SET_BY_EVERY_COMMAND"
+"""A variable that no job names: also the command that starts the local Ray has it."""
 HANG_S = 180.0
 POLL_S = 0.1
 
@@ -151,7 +153,7 @@ class Project:
 
     def _environment(self) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "LAUNCHER_", "RAY_"))}
-        return {**inherited, "LAUNCHER_RAY_DIR": str(self.ray_folder), "NO_COLOR": "1", **self.environment}
+        return {**inherited, "LAUNCHER_RAY_DIR": str(self.ray_folder), "NO_COLOR": "1", UNNAMED: "1", **self.environment}
 
     def stop_all(self) -> None:
         """What a failed test left running would slow down all that follow."""
@@ -177,6 +179,19 @@ def _through_json(value: object) -> Any:
 def kill(pid: int, sign: signal.Signals = signal.SIGKILL) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, sign)
+
+
+def tell_variables(project: Project, *names: str) -> None:
+    """Let the model print these environment variables, as JSON on one line, when it is imported."""
+    model = project.folder / "models" / "slow.py"
+    told = "print('variables', json.dumps({name: os.environ.get(name) for name in " + repr(names) + "}), flush=True)"
+    model.write_text(f"import json\n{model.read_text()}\n\n{told}\n")
+
+
+def told_variables(project: Project, run: str) -> list[dict[str, str | None]]:
+    """What `tell_variables` let each worker print."""
+    lines = project.launch("logs", run, "--runs", project.runs, "-o", "json").stdout.splitlines()
+    return [json.loads(line["line"].removeprefix("variables ")) for line in map(json.loads, lines) if line["line"].startswith("variables ")]
 
 
 def write_project(folder: Path) -> None:

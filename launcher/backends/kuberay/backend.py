@@ -11,7 +11,7 @@ from launcher.backends.kuberay import checks, rayjob
 from launcher.backends.kuberay.answers import Pod, RayJob
 from launcher.backends.kuberay.job_api import GROUP, VERSION, JobApi
 from launcher.backends.kuberay.service_proxy import serve
-from launcher.backends.kuberay.settings import check_settings
+from launcher.backends.kuberay.settings import check_secrets, check_settings
 from launcher.config.schema import JobConfig, KubeRayConfig
 from launcher.core.errors import BackendUnavailable, ConfigError, NameTaken
 from launcher.core.store import is_local
@@ -38,6 +38,7 @@ class KubeRayBackend:
     def place(self, spec: JobSpec) -> Placement:
         backend = _config(spec)
         check_settings(backend)
+        check_secrets(spec.config, backend.secret)
         _check_job(spec.config)
         api = JobApi(backend)
         api.check()

@@ -15,7 +15,7 @@ from launcher.backends.kuberay.operator_checks import KUBERAY, OPERATOR, examine
 from launcher.backends.kuberay.permissions import examine_rights
 from launcher.backends.kuberay.probe_findings import POD, STORE, judge_store, judge_versions
 from launcher.backends.kuberay.probe_pod import never_submitted, probe_name, probe_pod, run_probe
-from launcher.backends.kuberay.settings import check_settings
+from launcher.backends.kuberay.settings import check_secrets, check_settings
 from launcher.backends.probe_report import ProbeReport
 from launcher.config.schema import JobConfig, KubeRayConfig
 from launcher.core.clock import Clock, SystemClock
@@ -35,6 +35,7 @@ def examine(
     assert isinstance(backend, KubeRayConfig)
     try:
         check_settings(backend)
+        check_secrets(config, backend.secret)
     except ConfigError as error:
         yield Finding.of_error(_SETTINGS, error)
         return

@@ -61,7 +61,7 @@ def probe_pod(name: str, config: JobConfig, backend: KubeRayConfig, runs: str | 
     """The head's pod with another command, so that it is refused where a head would be. `runs`: the run store to try, None for none."""
     command: list[Json] = ["python", "-m", "launcher.runtime.pod.probe", *([runs] if runs else []), "--report", REPORT_FILE]
     container: JsonObject = {
-        **rayjob.head_container(backend),
+        **rayjob.head_container(config, backend),
         "name": "probe",
         "command": command,
         "resources": PROBE_RESOURCES,

@@ -9,12 +9,13 @@ References: RayJob and RayCluster of ray.io/v1 (KubeRay 1.6); the restricted pro
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from launcher.backends.kuberay.pod_overlay import KEY, WORKER, as_json, merge
 from launcher.backends.supervisor_command import STATE_FOLDER, supervisor_command
-from launcher.config.schema import KubeRayConfig
+from launcher.config.schema import JobConfig, KubeRayConfig
 from launcher.core.types import Json, JsonObject
+from launcher.jobspec.environment import references
 from launcher.jobspec.job import JobSpec
 
 RUN_LABEL = "launcher/run"
@@ -64,7 +65,7 @@ def rayjob(spec: JobSpec, backend: KubeRayConfig, runs: str, annotations: Mappin
         },
         "headGroupSpec": {
             "rayStartParams": {"num-cpus": "0", "num-gpus": "0", "dashboard-host": "0.0.0.0"},
-            "template": _template(spec, head_pod(spec, backend, head_container(backend)), _STAYS),
+            "template": _template(spec, head_pod(spec, backend, head_container(config, backend)), _STAYS),
         },
         "workerGroupSpecs": [
             {
@@ -126,9 +127,10 @@ def companions(spec: JobSpec, owner: JsonObject) -> list[JsonObject]:
     return [account, role, binding, budget]
 
 
-def head_container(backend: KubeRayConfig) -> JsonObject:
+def head_container(config: JobConfig, backend: KubeRayConfig) -> JsonObject:
+    """The container of a head, with the secrets of the job: the controller hands them to its workers."""
     resources: JsonObject = {"cpu": backend.head_cpu, "memory": backend.head_memory}
-    container = _container(backend, "ray-head", resources, {_DRAIN: "0"})
+    container = _container(backend, "ray-head", resources, {_DRAIN: "0"}, _secrets(config))
     if backend.secret is not None:
         container["envFrom"] = [{"secretRef": {"name": backend.secret}}]
     return container
@@ -194,13 +196,25 @@ def _pod(spec: JobSpec, backend: KubeRayConfig, container: JsonObject, terminati
     return pod
 
 
-def _container(backend: KubeRayConfig, name: str, resources: JsonObject, env: Mapping[str, str]) -> JsonObject:
-    """`resources` are both what the container requests and its limits."""
-    variables = {"RAY_USAGE_STATS_ENABLED": "0", **env}
+def _secrets(config: JobConfig) -> list[Json]:
+    """The variables whose values Secrets of their own have; the keys of `backend.secret` are all there already."""
+    found: list[Json] = []
+    for name, reference in references(config).items():
+        if "/" in reference:
+            secret, _, key = reference.partition("/")
+            found.append({"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}})
+    return found
+
+
+def _container(
+    backend: KubeRayConfig, name: str, resources: JsonObject, env: Mapping[str, str], secrets: Sequence[Json] = ()
+) -> JsonObject:
+    """`resources` are both what the container requests and its limits; `secrets`: further variables."""
+    variables: list[Json] = [{"name": variable, "value": value} for variable, value in {"RAY_USAGE_STATS_ENABLED": "0", **env}.items()]
     return {
         "name": name,
         "image": backend.image,
         "resources": {"requests": resources, "limits": resources},
         "securityContext": _RESTRICTED,
-        "env": [{"name": variable, "value": value} for variable, value in variables.items()],
+        "env": [*variables, *secrets],
     }

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from decimal import Decimal
 
 from launcher.backends.kuberay.pod_overlay import check_overlay
-from launcher.config.schema import KubeRayConfig
+from launcher.config.schema import JobConfig, KubeRayConfig
 from launcher.core.errors import ConfigError, nearest
+from launcher.jobspec.environment import references
 
 LEAST_MEMORY = 256 * 2**20
 """Bytes; Ray does not start in less. Whoever gives less has usually forgotten the unit."""
@@ -48,6 +49,22 @@ def check_settings(backend: KubeRayConfig) -> None:
     for index, toleration in enumerate(backend.tolerations):
         _check_toleration(toleration, f"backend.tolerations.{index}")
     check_overlay(backend.overlay, backend.gpu_resource)
+
+
+def check_secrets(config: JobConfig, secret: str | None) -> None:
+    """Raises ConfigError for a variable whose secret no pod could have. `secret`: that of the backend."""
+    for name, reference in references(config).items():
+        where = f"environment.{name}.secret"
+        if "/" not in reference and secret is None:
+            raise ConfigError(
+                "it does not say which Secret has this key",
+                where=where,
+                given=reference,
+                expected="SECRET/KEY, or a key of the Secret that backend.secret names",
+            )
+        if "/" in reference:
+            expected = "SECRET/KEY: the name of a Secret in the namespace, and one of its keys, such as hugging-face/token"
+            _matches(rf"{_SUBDOMAIN}/[-._A-Za-z0-9]+", reference, 507, where, expected)
 
 
 def quantity(text: str) -> Decimal | None:

@@ -23,6 +23,7 @@ NVIDIA_SMI_TIMEOUT_S = 20
 class LocalBackend:
     def place(self, spec: JobSpec) -> Placement:
         config = spec.config
+        checks.refuse_secrets_elsewhere(config, os.environ)
         total = _gpus_here()
         running = ray_instance.read(ray_instance.location())
         if running is not None:
@@ -57,7 +58,7 @@ class LocalBackend:
                     stdout=log,
                     stderr=log,
                     start_new_session=True,
-                    env=ray_instance.environment(state),
+                    env=ray_instance.environment(state, os.environ),
                     cwd=state,
                 )
         except OSError as error:

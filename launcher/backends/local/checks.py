@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 
 from launcher.backends.base import Finding
 from launcher.backends.local import ray_instance
 from launcher.backends.probe_report import versions_words
 from launcher.config.schema import JobConfig
-from launcher.core.errors import BackendUnavailable
+from launcher.core.errors import BackendUnavailable, ConfigError
+from launcher.jobspec.environment import refuse_kubernetes_secrets, secrets
 from launcher.jobspec.versions import installed_versions
 
 NEEDED = ("ray", "torch")
-_VERSIONS, _GPUS, _FOLDER, _RAY = "versions", "GPUs", "local Ray's folder", "local Ray"
+_VERSIONS, _SECRETS, _GPUS, _FOLDER, _RAY = "versions", "secrets", "GPUs", "local Ray's folder", "local Ray"
 
 
 def examine(config: JobConfig, count_gpus: Callable[[], int]) -> Iterator[Finding]:
     """The findings in order; ends early where the local Ray's folder cannot be used. `count_gpus`: how many GPUs the driver lists."""
     yield judge_versions(installed_versions())
+    try:
+        refuse_secrets_elsewhere(config, os.environ)
+    except ConfigError as error:
+        yield Finding.of_error(_SECRETS, error)
     yield _gpus(count_gpus, config)
     try:
         found = _try_folder()
@@ -29,6 +35,12 @@ def examine(config: JobConfig, count_gpus: Callable[[], int]) -> Iterator[Findin
         return
     yield found
     yield _running()
+
+
+def refuse_secrets_elsewhere(config: JobConfig, command: Mapping[str, str]) -> None:
+    """Raises ConfigError for a secret of the job that the environment of the command does not hold."""
+    refuse_kubernetes_secrets(config)
+    secrets(config, command)
 
 
 def judge_versions(versions: dict[str, str]) -> Finding:

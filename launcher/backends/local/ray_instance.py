@@ -21,7 +21,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -30,6 +30,7 @@ from pathlib import Path
 from launcher.backends.local.state_files import read_state, write_state
 from launcher.core.errors import BackendUnavailable
 from launcher.core.process import ProcessRef
+from launcher.jobspec.environment import of_local_ray
 
 IDLE_LIMIT_S = 600.0
 LONGEST_FOLDER = 40
@@ -101,10 +102,10 @@ def token_file(state: Path) -> Path:
     return path
 
 
-def environment(state: Path) -> dict[str, str]:
-    """The environment that every process around the local Ray runs in."""
+def environment(state: Path, inherited: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a process around the local Ray: what it inherits, and how Ray is reached."""
     return {
-        **os.environ,
+        **inherited,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_file(state)),
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -143,7 +144,8 @@ def ensure(state: Path) -> None:
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env=environment(state),
+            # Its workers inherit this, also those of jobs of other commands.
+            env=environment(state, of_local_ray(os.environ)),
             cwd=state,
         )
 

@@ -18,6 +18,7 @@ from launcher.config.schema import JobConfig, RayConfig
 from launcher.core.clock import SystemClock
 from launcher.core.errors import BackendUnavailable, ConfigError
 from launcher.core.store import is_local
+from launcher.jobspec.environment import refuse_kubernetes_secrets
 from launcher.jobspec.job import JobSpec
 from launcher.record.run_store import RunStore
 
@@ -30,6 +31,7 @@ class RayClusterBackend:
     def place(self, spec: JobSpec) -> Placement:
         backend = _config(spec.config)
         refuse_folder_elsewhere(spec.config)
+        refuse_kubernetes_secrets(spec.config)
         api = RayApi(backend)
         api.refuse_other_versions()
         return fit(spec.config, api.address, api.gpus())
@@ -98,10 +100,11 @@ class RayClusterBackend:
         return Dashboard(url=api.address, token_file=api.token.path if api.token else "")
 
     def examine(self, config: JobConfig) -> Iterator[Finding]:
-        try:
-            refuse_folder_elsewhere(config)
-        except ConfigError as error:
-            yield Finding.of_error("run store", error)
+        for name, check in (("run store", refuse_folder_elsewhere), ("secrets", refuse_kubernetes_secrets)):
+            try:
+                check(config)
+            except ConfigError as error:
+                yield Finding.of_error(name, error)
         try:
             api = RayApi(_config(config))
         except ConfigError as error:

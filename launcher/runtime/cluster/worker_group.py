@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,7 +23,6 @@ from launcher.runtime.protocol.messages import WorkerDescription
 from launcher.runtime.worker.actor import WorkerActor
 
 RAY_PATIENCE_S = 180.0
-STORE_VARIABLES = ("AWS_", "GOOGLE_", "AZURE_")
 EXPLAIN_S = 5.0
 """So long a worker whose connection broke is left to Ray, to say of what it died."""
 ERROR_LENGTH = 400
@@ -83,11 +81,6 @@ def wait_for_ray(ray_file: Path, error_file: Path, *, patience_s: float = RAY_PA
     raise BackendUnavailable(f"the local Ray was not ready within {patience_s:g} s", where=str(error_file.with_name("keeper.log")))
 
 
-def store_environment() -> dict[str, str]:
-    """The variables by which object stores are found and opened."""
-    return {name: value for name, value in os.environ.items() if name.startswith(STORE_VARIABLES)}
-
-
 @dataclass
 class WorkerGroup:
     spec: JobSpec
@@ -96,6 +89,8 @@ class WorkerGroup:
     code_folder: Path
     resource: str | None = None
     """Of which each worker takes one, where Ray has a place for it."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables that workers are given by call."""
     gpu: int = 0
     """GPUs of one worker."""
     ray_address: str = ""
@@ -157,7 +152,7 @@ class WorkerGroup:
     def attach(self, worker: WorkerId, invitation: Invitation, done: Callable[[Attached | AttachRefused | AttachFailed], None]) -> None:
         """Tell a worker whom to report to; `done` is called once, on another thread."""
         contact = (invitation.term, invitation.host, invitation.port, invitation.secret)
-        future: Future[WorkerDescription | None] = self.actors[worker].attach.remote(*contact, store_environment()).future()
+        future: Future[WorkerDescription | None] = self.actors[worker].attach.remote(*contact, self.variables).future()
 
         def answered(result: Future[WorkerDescription | None]) -> None:
             if (error := result.exception()) is not None:

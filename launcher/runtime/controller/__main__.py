@@ -17,12 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from launcher.config.schema import JobConfig
 from launcher.core import log
 from launcher.core.clock import Clock, SystemClock
 from launcher.core.errors import BackendUnavailable, ConfigError, LauncherError, StoreDamaged, StoreUnavailable
 from launcher.core.exit_codes import ExitCode
+from launcher.core.process import set_variables
 from launcher.core.store import open_store
 from launcher.core.types import RunId, WorkerId
+from launcher.jobspec import environment
 from launcher.jobspec.job import JobSpec
 from launcher.jobspec.versions import disagreement, installed_versions, record_image
 from launcher.record.desired import Desired
@@ -196,7 +199,11 @@ def refusal(given: Given, spec: JobSpec, leadership: Leadership, clock: Clock) -
 
 
 def connect(given: Given, workers: WorkerGroup, secret: bytes, inbox: Inbox, status: StatusWriter) -> tuple[MessageServer, tuple[str, int]]:
-    """Become a driver of Ray, and listen for workers; the server, and its address. Raises BackendUnavailable."""
+    """Become a driver of Ray, and listen for workers; the server, and its address.
+
+    Raises BackendUnavailable, or ConfigError where a secret of the job is not in this process's environment.
+    """
+    workers.variables = take_variables(workers.spec.config)
     if given.ray is not None:
         place = RayPlace(given.ray, "")
     else:
@@ -208,6 +215,17 @@ def connect(given: Given, workers: WorkerGroup, secret: bytes, inbox: Inbox, sta
         return server, server.start()
     except OSError as error:
         raise BackendUnavailable(f"the controller cannot listen for its workers: {error}") from error
+
+
+def take_variables(config: JobConfig) -> dict[str, str]:
+    """Set the job's environment variables in this process; what its workers are to be given by call.
+
+    Raises ConfigError where a secret is not in this process's environment.
+    """
+    given = environment.handed_over(config, os.environ)
+    # The process of W&B is started by this one, and may need them too.
+    set_variables({**environment.recorded(config), **environment.secrets(config, os.environ)})
+    return given
 
 
 def end_at_once(end: End, leadership: Leadership, run: RunStore, recorder: RunRecorder, status: StatusWriter) -> None:

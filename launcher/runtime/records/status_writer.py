@@ -9,6 +9,7 @@ import msgspec
 from launcher.checkpoint.catalog import CheckpointInfo
 from launcher.core.clock import Clock, timestamp
 from launcher.core.types import Generation, Step, Term, WorkerId
+from launcher.jobspec.environment import variables
 from launcher.jobspec.job import JobSpec
 from launcher.record.desired import WorkerBounds
 from launcher.record.events import Tracking
@@ -133,6 +134,7 @@ class StatusWriter:
             goodput=progress.goodput(self._spec.submitted_at, self._clock.now()),
             checkpoint=self._checkpoint_ref(),
             device=self._job.device,
+            environment=variables(self._spec.config),
             dashboard=self.dashboard,
             tracking=self._tracking,
             submitted_at=self._spec.submitted_at,

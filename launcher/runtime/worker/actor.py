@@ -8,7 +8,9 @@ import msgspec
 import ray
 
 from launcher.core import log
+from launcher.core.process import set_variables
 from launcher.core.types import JsonObject, Term, WorkerId
+from launcher.jobspec.environment import recorded
 from launcher.jobspec.job import JobSpec
 from launcher.runtime.pod.prestop import say_here
 from launcher.runtime.protocol.messages import WorkerDescription
@@ -24,6 +26,7 @@ class WorkerActor:
     def __init__(self, spec: JsonObject, runs: str, worker: str, code_folder: str, gpus: int, joins: bool) -> None:
         """`gpus`: as many as Ray was asked for."""
         job = JobSpec.from_json(spec)
+        set_variables(recorded(job.config))  # before torch is imported, which reads some of them once
         log.setup("worker", run=job.run_id)
         log.bind(worker=worker)
         try:
@@ -39,8 +42,8 @@ class WorkerActor:
         say_here(self._node_id, context.gcs_address)
         self._worker.start(notices.released)
 
-    def attach(self, term: int, host: str, port: int, secret: str, environment: dict[str, str]) -> WorkerDescription | None:
-        description = self._worker.attach(Term(term), Contact((host, port), bytes.fromhex(secret)), environment)
+    def attach(self, term: int, host: str, port: int, secret: str, variables: dict[str, str]) -> WorkerDescription | None:
+        description = self._worker.attach(Term(term), Contact((host, port), bytes.fromhex(secret)), variables)
         return self._placed(description) if description is not None else None
 
     def describe(self) -> WorkerDescription:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher.core import log
+from launcher.core.process import set_variables
 from launcher.core.types import Term, WorkerId
 from launcher.jobspec.job import JobSpec
 from launcher.runtime.protocol import messages as m
@@ -77,16 +78,16 @@ class WorkerProcess:
 
     # all return at once
 
-    def attach(self, term: Term, contact: Contact, environment: dict[str, str]) -> m.WorkerDescription | None:
+    def attach(self, term: Term, contact: Contact, variables: Mapping[str, str]) -> m.WorkerDescription | None:
         """Report to the controller of this term from now on; None: this worker reports to one of as high a term, or a higher one.
 
-        `environment`: the variables that open the run store. They come by call, because whoever started Ray may have had
-        others, and because what is given to Ray as an actor's environment is shown in its dashboard.
+        `variables`: those of the environment that no record may have, such as the keys of the run store. They come by call, because
+        what is given to Ray as an actor's environment is shown in its dashboard.
         """
 
         def answer() -> m.WorkerDescription:
             self._groups.repeat()
-            os.environ.update(environment)
+            set_variables(variables)
             self._worker.admitted.set()
             return self.describe()
 

@@ -107,6 +107,15 @@ def user_traceback(error: BaseException, code: Path) -> str:
     return text.replace(f"{code}{os.sep}", "").rstrip()
 
 
+def missing_variable(error: BaseException) -> str:
+    """What to do where the job's code read an environment variable that the job does not have; "" for every other error."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    if not isinstance(error, KeyError) or not frames or frames[-1][0].f_code is not type(os.environ).__getitem__.__code__:
+        return ""
+    name = error.args[0]
+    return f"\nThe job has no environment variable {name}: environment.{name}=VALUE gives it one, environment.{name}.secret=... a secret."
+
+
 def _first(entry: TracebackType | None, wanted: Callable[[str], bool]) -> TracebackType | None:
     while entry is not None and not wanted(entry.tb_frame.f_code.co_filename):
         entry = entry.tb_next

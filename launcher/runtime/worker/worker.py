@@ -30,7 +30,7 @@ from launcher.runtime.worker.activity import Activity
 from launcher.runtime.worker.controller_connection import ORPHAN_LIMIT_S, ControllerConnection
 from launcher.runtime.worker.membership import Entered, Finish, Membership
 from launcher.runtime.worker.packages import provide
-from launcher.runtime.worker.reporter import Reporter, user_traceback
+from launcher.runtime.worker.reporter import Reporter, missing_variable, user_traceback
 from launcher.runtime.worker.step_history import StepHistory
 from launcher.training.comm.transport import CollectiveBroken
 
@@ -199,7 +199,7 @@ class Worker:
     def _user_error(self, error: BaseException) -> str:
         member = self._membership
         where = f"rank {member.rank}, after step {member.applied}" if member.generation else "while the job was built"
-        return f"{type(error).__name__} in the job's code ({where})\n{user_traceback(error, self._code)}"
+        return f"{type(error).__name__} in the job's code ({where})\n{user_traceback(error, self._code)}{missing_variable(error)}"
 
 
 def _now() -> str:

@@ -31,8 +31,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     """What the verbs asked for; a job's exit code is its seed."""
     made: Calls = []
 
-    def submit(config: JobConfig, *, folder: Path) -> Any:
+    def submit(config: JobConfig, *, folder: Path, tell: Callable[[str], object]) -> Any:
         assert folder == Path.cwd()
+        tell(f"told of {config.seed}")
         made.append(("submit", config.seed, ""))
         return SimpleNamespace(name="run", seed=config.seed)
 
@@ -72,9 +73,11 @@ def test_a_form_of_output_that_does_not_exist_is_refused(arguments: list[str]) -
         read_options(arguments)
 
 
-def test_train_submits_and_follows_and_returns_how_the_job_ended(calls: Calls) -> None:
+def test_train_submits_and_follows_and_returns_how_the_job_ended(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "+model=mlp", "seed=3", "-o", "json"]) == 3
     assert calls == [("submit", 3, ""), ("follow", 3, "json")]
+    said = capsys.readouterr()
+    assert ("told of 3" in said.err, "told of 3" in said.out) == (True, False)
 
 
 def test_detached_it_says_what_was_submitted(calls: Calls) -> None:
@@ -118,7 +121,7 @@ def test_nothing_starts_when_one_job_of_a_sweep_is_wrong(calls: Calls) -> None:
 def test_an_error_of_the_store_has_its_own_exit_code(
     calls: Calls, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def submit(config: JobConfig, *, folder: Path) -> Any:
+    def submit(config: JobConfig, **options: object) -> Any:
         raise StoreUnavailable("the disk is full", where="runs", given=config.runs)
 
     monkeypatch.setattr(jobs, "submit", submit)

@@ -137,7 +137,7 @@ def test_a_plan_says_whether_it_fits(tmp_path: Path, fits: bool) -> None:
         submitted_at="",
     )
     place = Placement(fits=fits, workers=2, device="cpu", gpu_per_worker=0, where="this machine", reason="" if fits else "no GPU")
-    text = click.unstyle(render.plan_text(Plan(spec, place, 2048, 3)))
+    text = click.unstyle(render.plan_text(Plan(spec, place, 2048, 3, ("the code reads DATA_ROOT",))))
     assert text.startswith("fits now with 2 workers\n" if fits else "does not fit now: no GPU\n")
     for said in (
         "models.mlp.MLP",

@@ -13,9 +13,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
 from launcher.config.load import apply_overrides, complete, compose, run_application
-from launcher.config.schema import JobConfig
+from launcher.config.schema import JobConfig, KubeRayConfig
 from launcher.core.errors import ConfigError
 from launcher.record.desired import WorkerBounds
+from launcher.record.variables import SecretReference
 
 pytestmark = pytest.mark.unit
 Write = Callable[[str, str], None]
@@ -139,6 +140,26 @@ def test_values_of_a_configuration_can_be_changed_later(folder: Path) -> None:
     assert (after.trainer.steps, after.trainer.epochs, after.workers.max, after.runs) == (20, None, 2, "a b")
     assert after.optimizer.params == {**before.optimizer.params, "lr": 0.5}
     assert apply_overrides(before, []) == before
+
+
+def test_a_person_writes_keys_of_their_own_under_a_mapping(folder: Path, write: Write) -> None:
+    write("experiment/team.yaml", "# @package _global_\nenvironment: {DATA_ROOT: /a, SIZE: 3}\n")
+    words = ["experiment=team", "environment.DATA_ROOT=/b", "environment.HF_TOKEN.secret=team/token", "environment.NOTE='a=b ${seed}'"]
+    config = one(*words, folder=folder)
+    assert config == compose(words, folder=folder)
+    assert config.environment == {"DATA_ROOT": "/b", "SIZE": "3", "HF_TOKEN": SecretReference(secret="team/token"), "NOTE": "a=b 0"}
+    kube = compose(["backend=kuberay", "backend.image=a", "backend.node_selector={gpu: big}", "backend.overlay.spec.a=1"], folder=folder)
+    assert isinstance(kube.backend, KubeRayConfig)
+    assert (kube.backend.node_selector, kube.backend.overlay) == ({"gpu": "big"}, {"spec": {"a": 1}})
+
+
+def test_keys_of_a_mapping_come_and_go_later(folder: Path) -> None:
+    before = compose(["environment={A: one, B: two}"], folder=folder)
+    after = apply_overrides(before, ["environment.A=three", "~environment.B", "environment.C=null", "environment.D_KEY.secret=D"])
+    assert after.environment == {"A": "three", "C": None, "D_KEY": SecretReference(secret="D")}
+    assert apply_overrides(after, ["environment.D_KEY.secret=E"]).environment["D_KEY"] == SecretReference(secret="E")
+    with pytest.raises(ConfigError, match=r"no such key: environment\.X"):
+        apply_overrides(before, ["~environment.X"])
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.config.overrides import normalise, read_word, settle_length
+from launcher.config.overrides import normalise, open_mappings, read_word, settle_length
 
 pytestmark = pytest.mark.unit
 GROUPS = {"model", "experiment", "hydra/launcher"}
@@ -84,3 +84,22 @@ def test_a_word_is_cut_at_its_first_equals_sign() -> None:
     assert word is not None
     assert (word.sign, word.key, word.package, word.value) == ("+", "model", "@x.y", "a=b")
     assert read_word("two words=1") is None
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("environment.A=1", "++environment.A=1"),
+        ("environment.A=/a,/b", "++environment.A=/a,/b"),
+        ("environment.A_KEY.secret=a/b", "++environment.A_KEY.secret=a/b"),
+        ("environment={A: 1}", "++environment={A: 1}"),
+        ("environment=team", "environment=team"),
+        ("+environment.A=1", "+environment.A=1"),
+        ("~environment.A", "~environment.A"),
+        ("environment.A", "environment.A"),
+        ("environmental.A=1", "environmental.A=1"),
+        ("seed=1", "seed=1"),
+    ],
+)
+def test_a_person_adds_keys_under_a_mapping_without_a_sign(given: str, meant: str) -> None:
+    assert open_mappings([given], {"environment"}.__contains__) == [meant]

@@ -23,7 +23,9 @@ def changed(key: str, value: object) -> dict[str, object]:
 
 
 def test_a_configuration_survives_being_written_and_read() -> None:
-    config = parse_config({**MINIMAL, "scheduler": {"_target_": "a.b", "T_max": "total_steps"}, "code": {"allow": ["x.pem"]}})
+    environment = {"A": "=\n\u00e9", "B": None, "C": "", "D_KEY": {"secret": "team/d"}}
+    changes = {"scheduler": {"_target_": "a.b", "T_max": "total_steps"}, "code": {"allow": ["x.pem"]}, "environment": environment}
+    config = parse_config({**MINIMAL, **changes})
     assert parse_config(dump_config(config)) == config
 
 
@@ -107,4 +109,5 @@ def test_values_that_can_be_counted_are_known() -> None:
 def test_keys_under_which_a_person_writes_keys_are_known() -> None:
     assert is_mapping("backend.overlay")
     assert is_mapping("backend.node_selector")
-    assert not any(map(is_mapping, ["backend", "backend.cpu", "model", "trainer.steps", "nothing.at.all"]))
+    assert is_mapping("environment")
+    assert not any(map(is_mapping, ["backend", "backend.cpu", "model", "model.params", "trainer.steps", "nothing.at.all"]))

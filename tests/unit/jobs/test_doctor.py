@@ -152,3 +152,10 @@ def test_a_driver_that_hangs_is_a_finding(tmp_path: Path) -> None:
 
     found = {finding.name: finding for finding in local_checks.examine(job_config(tmp_path), hang)}
     assert found["GPUs"].result is Result.FAILED
+
+
+def test_a_variable_that_the_command_lacks_is_found(backend: FakeBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DATA_ROOT", raising=False)
+    found = next(iter(doctor.examine(job_config(tmp_path, environment={"DATA_ROOT": None}))))
+    assert (found.name, found.result, found.exit_code) == ("environment", Result.FAILED, ExitCode.USAGE)
+    assert "environment.DATA_ROOT=VALUE" in found.fix

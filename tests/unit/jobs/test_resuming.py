@@ -10,6 +10,7 @@ from launcher import jobs
 from launcher.backends.base import Owner
 from launcher.config.schema import Component, JobConfig
 from launcher.core.errors import BackendUnavailable, ConfigError, RunStateError
+from launcher.core.types import Term
 from launcher.jobs.refs import RunRef
 from launcher.record.desired import WorkerBounds
 from launcher.record.run_store import RunStore
@@ -203,3 +204,27 @@ def test_a_resume_may_be_stopped_before_it_begins(ended: Callable[[JobState], Ru
     jobs.resume(ref, clock=clock)
     status = jobs.stop(ref, clock=clock)
     assert (status.state, status.step) == (JobState.STOPPED, 100)
+
+
+def test_a_resume_keeps_its_variables_says_what_differs_and_takes_over_what_is_named(
+    submit: Callable[..., RunRef],
+    clock: ScriptedClock,
+    backend: FakeBackend,
+    overridden: Callable[[Change], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DATA_ROOT", "/a")
+    ref = submit(name="mine", environment={"DATA_ROOT": None})
+    FakeController(ref.open(), clock).begin_term().end(JobState.FAILED, exit_code=1)
+    monkeypatch.setenv("DATA_ROOT", "/b")
+    told: list[str] = []
+    jobs.resume(ref, clock=clock, tell=told.append)
+    assert backend.launched[1] == backend.launched[0]
+    assert told == ["the run keeps DATA_ROOT=/a; this command has /b: environment.DATA_ROOT=null takes it over"]
+    FakeController(ref.open(), clock).begin_term(from_term=Term(1)).end(JobState.FAILED, exit_code=1)
+    told.clear()
+    named: Change = lambda config: replace(config, environment={**config.environment, "DATA_ROOT": None})  # noqa: E731
+    jobs.resume(ref, overridden(named), clock=clock, tell=told.append)
+    assert (backend.launched[2].number, backend.launched[2].config.environment["DATA_ROOT"]) == (2, "/b")
+    assert told == []
+    assert jobs.status(ref, clock=clock).environment["DATA_ROOT"] == "/b"

@@ -15,7 +15,8 @@ from launcher.core.errors import BackendUnavailable, CapacityError, ConfigError,
 from launcher.jobs import submitting
 from launcher.jobs.refs import RunRef
 from launcher.jobspec.job import JobSpec
-from tests.support.fakes import FakeBackend, FakeController, ScriptedClock, job_config
+from launcher.record.variables import SecretReference
+from tests.support.fakes import FakeBackend, FakeController, ScriptedClock, code_archive, job_config
 
 pytestmark = pytest.mark.unit
 
@@ -165,3 +166,42 @@ def test_a_plan_refuses_a_taken_name(submit: Callable[..., RunRef], code: Path, 
     submit(name="mine")
     with pytest.raises(NameTaken):
         jobs.plan(job_config(runs, name="mine"), folder=code)
+
+
+def test_the_record_has_the_values_of_variables_and_of_secrets_only_where_they_are(
+    submit: Callable[..., RunRef], backend: FakeBackend, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATA_ROOT", "/a")
+    monkeypatch.setenv("HF_TOKEN", "v3ry-s3cr3t")
+    ref = submit(environment={"DATA_ROOT": None, "SIZE": "3", "HF_TOKEN": {"secret": "HF_TOKEN"}})
+    recorded = backend.launched[0].config.environment
+    secret = SecretReference(secret="HF_TOKEN")
+    assert recorded.items() >= {"DATA_ROOT": "/a", "SIZE": "3", "HF_TOKEN": secret}.items()
+    assert JobSpec.from_json(ref.open().spec(1)).config.environment == recorded
+    assert jobs.status(ref).environment == recorded, "also before a controller leads it"
+    assert not [path for path in runs.rglob("*") if path.is_file() and b"v3ry" in path.read_bytes()]
+
+
+def test_a_variable_that_the_command_lacks_is_refused_before_anything_is_written(
+    submit: Callable[..., RunRef], runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DATA_ROOT", raising=False)
+    with pytest.raises(ConfigError) as caught:
+        submit(environment={"DATA_ROOT": None})
+    assert caught.value.where == "environment.DATA_ROOT"
+    assert not runs.exists()
+
+
+def test_variables_that_the_code_reads_and_that_stay_behind_are_said(
+    backend: FakeBackend, code: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launcher.jobspec.code.archive", lambda *_args, **_options: code_archive(variables=["DATA_ROOT"]))
+    monkeypatch.setenv("DATA_ROOT", "/a")
+    told: list[str] = []
+    jobs.submit(job_config(runs), folder=code, tell=told.append)
+    plan = jobs.plan(job_config(runs), folder=code)
+    assert plan.to_json()["left_behind"] == list(plan.left_behind) == told
+    assert "environment.DATA_ROOT=null" in told[0]
+    named = jobs.plan(job_config(runs, environment={"DATA_ROOT": None}), folder=code)
+    assert named.left_behind == ()
+    assert named.to_json()["config"]["environment"]["DATA_ROOT"] == "/a"  # type: ignore[index,call-overload]

@@ -14,7 +14,7 @@ from launcher.record.desired import WorkerBounds
 from launcher.record.members import LastChange
 from launcher.record.status import CheckpointRef, JobState
 from launcher.sdk.display import run_html
-from tests.support.fakes import FakeBackend, FakeController, ScriptedClock, job_config
+from tests.support.fakes import FakeBackend, FakeController, ScriptedClock, code_archive, job_config
 
 pytestmark = pytest.mark.unit
 
@@ -100,6 +100,7 @@ def test_the_table_escapes_what_came_from_outside(run: launcher.Run, clock: Scri
         reason=bad,
         step=5,
         metrics={bad: 1.0},
+        environment={"NOTE": bad},
         checkpoint=CheckpointRef(step=5, uri=bad),
         dashboard=f"http://x/'{bad}",
         train_loss=0.5,
@@ -107,7 +108,7 @@ def test_the_table_escapes_what_came_from_outside(run: launcher.Run, clock: Scri
     html = run._repr_html_()
     assert "<script>" not in html
     assert "http://x/'" not in html
-    assert "&lt;script&gt;" in html
+    assert "NOTE=&lt;script&gt;" in html
     assert "<progress value='5' max='100'>" in html
     assert "javascript:" not in run_html(FakeController(run._ref.open(), clock).write(dashboard="javascript:alert(1)"), run._ref)
 
@@ -115,3 +116,14 @@ def test_the_table_escapes_what_came_from_outside(run: launcher.Run, clock: Scri
 def test_a_table_is_shown_also_where_the_record_is_broken(run: launcher.Run, runs: Path) -> None:
     (runs / run.id / "desired" / "000000000001.json").unlink()
     assert "not whole" in run._repr_html_()
+
+
+def test_what_a_job_will_not_find_is_a_warning(
+    runs: Path, code: Path, backend: FakeBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launcher.config.load.compose", lambda overrides, *, folder: job_config(runs))
+    monkeypatch.setattr("launcher.jobspec.code.archive", lambda *_args, **_options: code_archive(variables=["DATA_ROOT"]))
+    monkeypatch.setenv("DATA_ROOT", "/a")
+    with pytest.warns(UserWarning, match=r"environment\.DATA_ROOT=null") as caught:
+        launcher.submit(folder=tmp_path)
+    assert caught[0].filename == __file__

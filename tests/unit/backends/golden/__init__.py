@@ -15,6 +15,7 @@ from launcher.backends.kuberay import rayjob
 from launcher.config.schema import JobConfig, KubeRayConfig
 from launcher.core.types import JsonObject, RunId
 from launcher.jobspec.job import CodeRef, JobSpec
+from launcher.record.variables import SecretReference, Variables
 from tests.unit.training.small_jobs import job
 
 RUNS = "s3://bucket/runs"
@@ -54,6 +55,11 @@ EVERYTHING = KubeRayConfig(
         },
     },
 )
+VARIABLES: Variables = {
+    "DATA_ROOT": "/data",
+    "HF_TOKEN": SecretReference(secret="hugging-face/token"),
+    "MLFLOW_TOKEN": SecretReference(secret="MLFLOW_TOKEN"),
+}
 
 
 def specs() -> Mapping[str, JobSpec]:
@@ -62,7 +68,7 @@ def specs() -> Mapping[str, JobSpec]:
         "gpu": spec(image),
         "cpu": spec(image, gpu=None),
         "mig": spec(replace(image, gpu_resource="nvidia.com/mig-1g.10gb")),
-        "everything": spec(EVERYTHING, gpu=8),
+        "everything": spec(EVERYTHING, gpu=8, environment=VARIABLES),
     }
 
 

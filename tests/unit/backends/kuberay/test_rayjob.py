@@ -12,6 +12,7 @@ from launcher.backends.kuberay import rayjob
 from launcher.config.schema import KubeRayConfig
 from launcher.core.types import RunId
 from launcher.jobspec.job import CodeRef, JobSpec
+from tests.unit.backends import golden
 from tests.unit.training.small_jobs import job
 
 pytestmark = pytest.mark.unit
@@ -111,3 +112,13 @@ def test_the_controller_may_change_the_bounds_of_its_cluster_and_its_own_budget(
     clusters, budgets = role["rules"]
     assert (clusters["resources"], clusters["verbs"]) == (["rayclusters"], ["get", "patch"])
     assert (budgets["resources"], budgets["resourceNames"]) == (["poddisruptionbudgets"], ["mlp-abcdef"])
+
+
+def test_secrets_of_the_job_are_named_and_given_to_the_head_alone_and_no_value_is_there() -> None:
+    made = golden.specs()["everything"]
+    document: Any = golden.documents(made)[0]
+    head = document["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
+    assert head["env"][-1] == {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hugging-face", "key": "token"}}}
+    assert head["envFrom"] == [{"secretRef": {"name": "launcher-store"}}], "which has the other one"
+    worker = json.dumps(group_of(document))
+    assert not [word for word in ("HF_TOKEN", "hugging-face", "MLFLOW_TOKEN", "DATA_ROOT") if word in worker]

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from launcher.backends.kuberay import backend as kuberay
-from launcher.backends.kuberay.settings import check_settings, quantity
+from launcher.backends.kuberay.settings import check_secrets, check_settings, quantity
 from launcher.config.schema import KubeRayConfig
 from launcher.core.errors import ConfigError
+from launcher.record.variables import SecretReference
 from tests.unit.backends import golden
 
 pytestmark = pytest.mark.unit
@@ -140,3 +141,20 @@ def test_the_settings_are_looked_at_before_the_cluster_is(monkeypatch: pytest.Mo
     with pytest.raises(ConfigError) as caught:
         kuberay.KubeRayBackend().place(golden.spec(KubeRayConfig(image="launcher", cpu="many")))
     assert caught.value.where == "backend.cpu"
+
+
+@pytest.mark.parametrize("reference", ["Team/token", "team/", "/token", "team/to ken", "team/a/b", "team_a/token"])
+def test_a_secret_that_no_pod_could_have_is_refused(reference: str) -> None:
+    made = golden.config(KubeRayConfig(image="launcher"), environment={"HF_TOKEN": SecretReference(secret=reference)})
+    with pytest.raises(ConfigError) as caught:
+        check_secrets(made, None)
+    assert caught.value.where == "environment.HF_TOKEN.secret"
+    assert caught.value.given == repr(reference)
+
+
+def test_a_key_alone_is_one_of_the_backends_secret() -> None:
+    made = golden.config(KubeRayConfig(image="launcher"), environment={"HF_TOKEN": SecretReference(secret="TEAM_TOKEN")})
+    check_secrets(made, "launcher-store")
+    with pytest.raises(ConfigError, match="which Secret has this key"):
+        check_secrets(made, None)
+    check_secrets(golden.config(KubeRayConfig(image="launcher"), environment={"HF_TOKEN": SecretReference(secret="team.a/to.ken")}), None)

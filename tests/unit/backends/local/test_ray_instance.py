@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from launcher.backends.base import Owner
+from launcher.backends.base import Owner, Result
 from launcher.backends.local import ray_instance
 from launcher.backends.local.backend import LocalBackend
 from launcher.backends.local.supervisors import LocalJob, files_of
-from launcher.core.errors import BackendUnavailable
+from launcher.core.errors import BackendUnavailable, ConfigError
 from launcher.core.process import ProcessRef
 from launcher.core.store import open_store
 from launcher.core.types import RunId
+from launcher.jobspec.job import CodeRef, JobSpec
 from launcher.record.run_store import RunStore
+from tests.support.fakes import job_config
 
 pytestmark = pytest.mark.unit
 NOBODY = ProcessRef(pid=2**22 + 1, started="1", boot="another boot")
@@ -109,3 +113,45 @@ def test_a_pid_that_was_given_to_another_process_is_not_the_one_that_is_meant() 
     assert not replace(me, started="7").alive()
     assert not replace(me, boot="before").alive()
     assert ProcessRef.from_json(me.to_json()) == me
+
+
+def test_ray_is_started_without_what_its_first_command_had(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[dict[str, str]] = []
+    monkeypatch.setattr(ray_instance.subprocess, "Popen", lambda *_args, env, **_options: started.append(env))
+    monkeypatch.setenv("DATA_ROOT", "/a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cr3t")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    ray_instance.ensure(ray_instance.folder())
+    (environment,) = started
+    assert environment["PATH"] == os.environ["PATH"]
+    assert (environment["LAUNCHER_RAY_DIR"], environment["CUDA_VISIBLE_DEVICES"]) == (str(state), "0")
+    assert not environment.keys() & {"DATA_ROOT", "AWS_SECRET_ACCESS_KEY"}
+
+
+def test_a_supervisor_has_all_that_its_command_has(state: Path, run: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[dict[str, str]] = []
+
+    def popen(*_args: object, env: dict[str, str], **_options: object) -> SimpleNamespace:
+        started.append(env)
+        return SimpleNamespace(pid=os.getpid())
+
+    here(state)
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    monkeypatch.setenv("HF_TOKEN", "s3cr3t")
+    LocalBackend().launch(spec_of(HF_TOKEN={"secret": "HF_TOKEN"}), run)
+    assert started[0]["HF_TOKEN"] == "s3cr3t"
+
+
+def test_a_secret_that_the_command_lacks_is_refused(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    for reference in ("HF_TOKEN", "team/token"):
+        with pytest.raises(ConfigError) as caught:
+            LocalBackend().place(spec_of(MY_TOKEN={"secret": reference}))
+        assert caught.value.where == "environment.MY_TOKEN.secret"
+        config = spec_of(MY_TOKEN={"secret": reference}).config
+        assert [finding.result for finding in LocalBackend().examine(config) if finding.name == "secrets"] == [Result.FAILED]
+
+
+def spec_of(**variables: object) -> JobSpec:
+    config = job_config("/runs", environment=variables)
+    return JobSpec(run_id=RunId("r"), name="r", config=config, code=CodeRef(digest="0"), versions={}, submitted_at="")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.backends.base import LAST_WORDS, Owner
+from launcher.backends.base import LAST_WORDS, Owner, Result
 from launcher.backends.ray_cluster.backend import RayClusterBackend
 from launcher.core.errors import BackendUnavailable, ConfigError
 from launcher.jobspec.job import JobSpec
@@ -201,3 +201,24 @@ def test_the_dashboard_is_the_address_and_where_its_token_lies(run: RunStore, mo
 def test_a_spec_comes_back_as_it_was_written() -> None:
     made = spec(replace(config(token_file="~/token"), name="digits"))
     assert JobSpec.from_json(json.loads(json.dumps(made.to_json()))) == made
+
+
+def test_variables_go_with_the_spec_and_the_request_has_none_of_them(
+    dashboard: FakeDashboard, run: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "s3cr3t-t0k3n-of-mine")
+    made = spec(config(environment={"DATA_ROOT": "/data/on/the/nodes", "HF_TOKEN": {"secret": "TEAM_TOKEN"}}))
+    RayClusterBackend().place(made)
+    RayClusterBackend().launch(made, run)
+    sent = b"".join(request.data for request in dashboard.asked if isinstance(request.data, bytes)).decode()
+    assert not [word for word in ("/data/on/the/nodes", "TEAM_TOKEN", "s3cr3t") if word in sent]
+    assert "runtime_env" not in dashboard.jobs["mlp-abcdef"]
+
+
+def test_a_secret_of_kubernetes_is_refused() -> None:
+    made = spec(config(environment={"HF_TOKEN": {"secret": "team/token"}}))
+    with pytest.raises(ConfigError) as caught:
+        RayClusterBackend().place(made)
+    assert caught.value.where == "environment.HF_TOKEN.secret"
+    findings = {finding.name: finding.result for finding in RayClusterBackend().examine(made.config)}
+    assert findings["secrets"] is Result.FAILED

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from launcher.checkpoint.catalog import CheckpointInfo
@@ -14,6 +16,7 @@ from launcher.record.lineage import TermBase
 from launcher.record.members import LastChange, Member, ResizeFacts
 from launcher.record.run_store import STATUS_INTERVAL_S, RunStore
 from launcher.record.status import JobState, RunStatus
+from launcher.record.variables import SecretReference, Variables
 from launcher.runtime.protocol.events import End
 from launcher.runtime.protocol.messages import Job
 from launcher.runtime.records.inheritance import inherit
@@ -128,3 +131,9 @@ def test_a_new_term_goes_on_from_what_was_shown(board: Board) -> None:
     assert (status.term, status.sequence) == (2, 1)
     assert (status.total_steps, status.changes, status.last_change, status.steps_lost) == (100, 2, LAST_CHANGE, 3)
     assert status.started_at == first.started_at
+
+
+def test_the_variables_of_the_job_are_shown(run: RunStore, spec: JobSpec) -> None:
+    variables: Variables = {"DATA_ROOT": "/a", "HF_TOKEN": SecretReference(secret="team/token")}
+    of_job = replace(spec, config=replace(spec.config, environment={**variables}))
+    assert Board(run, of_job).written().environment == variables

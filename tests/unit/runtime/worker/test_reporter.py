@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from launcher.core.types import Generation, Rank, Step, WorldSize
 from launcher.runtime.protocol.messages import Beat, Evaluated, FirstStep, Row, Saved, SaveFailed, ToController
 from launcher.runtime.worker.activity import SMOOTHING, Activity
 from launcher.runtime.worker.outbox import Outbox
-from launcher.runtime.worker.reporter import Reporter, user_traceback
+from launcher.runtime.worker.reporter import Reporter, missing_variable, user_traceback
 from launcher.runtime.worker.step_history import StepHistory
 from launcher.training.step import StepFlags
 from launcher.training.trainer import StepRecord
@@ -178,3 +179,14 @@ def test_a_traceback_begins_where_the_users_code_is_entered(tmp_path: Path) -> N
     assert 'File "mine.py", line 2, in fails' in text
     assert text.endswith("ZeroDivisionError: mine")
     assert "test_reporter" not in text
+
+
+def test_a_variable_that_the_job_has_not_is_named_with_the_way_to_give_it() -> None:
+    found = []
+    for read in (lambda: os.environ["DATA_ROOT_OF_NOBODY"], lambda: {}["DATA_ROOT_OF_NOBODY"], lambda: 1 / 0):
+        try:
+            read()
+        except (KeyError, ZeroDivisionError) as error:
+            found.append(missing_variable(error))
+    assert "environment.DATA_ROOT_OF_NOBODY=VALUE" in found[0]
+    assert found[1:] == ["", ""]
