@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 S3 := .cache/bin/versitygw
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help setup train check format docs test test-unit test-distributed test-ray test-storage test-simulation simulate bench soak clean \
+.PHONY: help setup train check format docs test test-unit test-distributed test-ray test-storage test-simulation simulate test-oracle oracle bench soak clean \
   cluster-up cluster-down test-cluster
 .DEFAULT_GOAL := help
 
@@ -49,7 +49,7 @@ format: $(READY) ## Format and mend what can be mended without a person
 docs: $(READY) ## Write what configs/ and docs/configuration.md say of the keys anew, from the schema
 	$(BIN)/python -m launcher.config.describe
 
-test: test-unit test-simulation test-distributed test-storage test-ray ## All levels that need no cluster
+test: test-unit test-simulation test-oracle test-distributed test-storage test-ray ## All levels that need no cluster
 
 test-unit: $(READY) ## Nothing real: seconds
 	$(PYTEST) tests/unit
@@ -61,6 +61,13 @@ N ?= 10000
 SEED ?= 0
 simulate: $(READY) ## Play N such schedules, from SEED on
 	$(BIN)/python -m tests.simulation -n $(N) --seed $(SEED) --coverage
+
+test-oracle: $(READY) ## Jobs of every kind beside plain PyTorch loops, whatever happens to their workers
+	$(PYTEST) tests/oracle
+
+MINUTES ?= 60
+oracle: $(READY) ## Play such jobs for MINUTES, from SEED on
+	$(BIN)/python -m tests.oracle --minutes $(MINUTES) --seed $(SEED)
 
 test-distributed: $(READY) ## Several processes, torch.distributed over Gloo
 	$(PYTEST) tests/distributed tests/tracking

@@ -16,6 +16,7 @@ HERE = Path(__file__).parent
 LEVELS = {
     "unit": "unit",
     "simulation": "simulation",
+    "oracle": "oracle",
     "distributed": "distributed",
     "tracking": "distributed",
     "storage": "storage",
