@@ -12,7 +12,7 @@ import torch
 
 from launcher.training import step, warm_up
 from launcher.training.reduce.gradient_exchange import GradientExchange
-from launcher.training.shards.per_shard import RunningStatistics
+from launcher.training.shards.running_statistics import RunningStatistics
 from launcher.training.shards.tracked_buffers import TrackedBuffers
 from launcher.training.state.train_state import TrainState
 from launcher.training.step import TrainingStep

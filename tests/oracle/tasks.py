@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from launcher.training.tasks import WeightedSum, over_samples
 from tests.oracle.models import CLASSES, FEATURES, TOKENS
 
 Batch = tuple[Tensor, ...]
@@ -63,11 +64,11 @@ class Classify:
 class EngineTask(Classify):
     """The same as the engine wants it."""
 
-    def losses(self, outputs: Any, batch: Batch) -> Tensor:
-        return self.values(outputs, batch)
+    def loss(self, outputs: Any, batch: Batch) -> WeightedSum:
+        return WeightedSum(*super().loss(outputs, batch))
 
-    def metrics(self, outputs: Any, batch: Batch) -> dict[str, Tensor]:
-        return {"score": scores_of(outputs).detach()[:, 0].float()}
+    def metrics(self, outputs: Any, batch: Batch) -> dict[str, WeightedSum]:
+        return {"score": over_samples(scores_of(outputs).detach()[:, 0])}
 
     def check(self, outputs: Any, batch: Batch) -> None: ...
 
