@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from launcher.core.errors import UserCodeError
+from launcher.training.data.batches import samples_in
 from launcher.training.data.samples import Batch
 from launcher.training.tasks import Task, at_least_fp32
 
@@ -37,7 +38,7 @@ class Objective:
             names = tuple(sorted(metrics))
             if self.metric_names is None:
                 self.metric_names = names
-            self._check(losses, metrics, names, len(batch[0]))
+            self._check(losses, metrics, names, samples_in(batch))
             figures = [losses.detach(), *(metrics[name] for name in names)]
             return losses, torch.stack([at_least_fp32(figure).sum() for figure in figures])
 

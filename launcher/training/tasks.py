@@ -44,7 +44,7 @@ class Classification:
         self.label_smoothing = label_smoothing
 
     def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
-        return batch[:-1]
+        return tuple(batch[:-1])
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         try:
