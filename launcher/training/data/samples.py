@@ -32,7 +32,7 @@ class Samples:
     collate_fn(samples): one batch of a list of samples; else it is made as torch's default_collate does.
     """
 
-    def __init__(self, split: object, *, where: str, device: str, seed: int = 0) -> None:
+    def __init__(self, split: object, *, where: str, device: str, seed: int) -> None:
         """`where`: the split's name in errors; `seed`: of what is drawn while reading.
 
         Raises UserCodeError for a split that cannot be read, or is empty.
