@@ -68,7 +68,8 @@ class Message:
             return _Place(start, tensor.shape, tensor.dtype)
 
         places = [with_each(batch, placed) for batch in batches]
-        memory = torch.empty(end, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call] # untyped in torch
+        # As torch's own loader makes its batches; share_memory_() would first copy what nobody has written yet.
+        memory = torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(max(end, 1)))  # type: ignore[no-untyped-call]
         for start, tensor in zip(starts, tensors, strict=True):
             _view(memory, _Place(start, tensor.shape, tensor.dtype)).copy_(tensor)
         return cls(memory, places)
