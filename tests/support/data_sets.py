@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,20 @@ class Slow(Rows):
         if multiprocessing.parent_process() is not None:
             (self.folder / str(os.getpid())).touch()
             threading.Event().wait()
+        return super().numbers(index)
+
+
+class Waiting(Rows):
+    """Notes in a folder which sample is asked for, and waits until there is a file `go`."""
+
+    def __init__(self, size: int, folder: str) -> None:
+        super().__init__(size)
+        self.folder = Path(folder)
+
+    def numbers(self, index: int) -> Tensor:
+        (self.folder / str(index)).touch()
+        while not (self.folder / "go").exists():
+            time.sleep(0.01)
         return super().numbers(index)
 
 

@@ -60,10 +60,10 @@ class TrainingFeed:
         wanted = self._positions(forwards)
         for step, pieces in self._pieces.items():
             fitting = [piece for piece in pieces if _overlap(piece.positions, wanted)]
-            self._pieces[step] = [piece for piece in fitting if not piece.reading.take_back()]
+            self._pieces[step] = [piece for piece in fitting if not piece.reading.cancel()]
             for piece in pieces:
                 if piece not in fitting:
-                    piece.reading.take_back()
+                    piece.reading.abandon()
 
     def step(self, step: int) -> Iterator[Batch]:
         """The batches of a step, one for each of `forwards`; rows as in `read_forward`. Raises what reading them raised."""
@@ -129,7 +129,7 @@ def evaluation_batches(samples: Samples, chunks: Sequence[range], processes: Rea
     finally:
         for _, pieces in asked:
             for piece in pieces:
-                piece.reading.take_back()
+                piece.reading.abandon()
 
 
 def _held_out(indices: range) -> Group:

@@ -1,6 +1,7 @@
 """A process that reads samples for a worker. It builds a data set of its own, so that it shares no file position, connection or lock.
 
-`prepare` is called once when the process begins, then `build` and `read`, one call at a time.
+`prepare` is called once when the process begins, then `build` and `read`, one call at a time. What is no longer wanted the worker marks in
+memory that they share, because a process that is in the middle of a call reads no messages.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ BuildSplits: TypeAlias = Callable[[], Mapping[str, Samples]]
 """Gives the splits by their names; it can be pickled."""
 ALIGNMENT = 64
 """Bytes; enough for every type of number, and a line of the processor's cache."""
+SLOTS = 4096
+"""Marks of abandoned requests; far more than there are requests under way."""
 _PACKAGE = str(Path(__file__).resolve().parents[2])
 
 
@@ -111,10 +114,17 @@ class Failure:
         raise error from ForeignTraceback(self.trace)
 
 
-def prepare(build_splits: BuildSplits) -> None:
-    """Be a reading process for splits that are built so: end with the worker, and leave the processor's other cores alone."""
-    global _build_splits
-    _build_splits = build_splits
+class _Abandoned(Exception):
+    """What is being read is no longer wanted."""
+
+
+def prepare(build_splits: BuildSplits, abandoned: Tensor) -> None:
+    """Be a reading process for splits that are built so: end with the worker, and leave the processor's other cores alone.
+
+    `abandoned`: (SLOTS,) int64 in shared memory; at number % SLOTS stands the number of a request that is no longer wanted.
+    """
+    global _build_splits, _abandoned
+    _build_splits, _abandoned = build_splits, abandoned.numpy()
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_the_worker, name="end-with-the-worker", daemon=True).start()
 
@@ -125,11 +135,21 @@ def build() -> None:
         _splits()
 
 
-def read(split: str, groups: Sequence[Group]) -> Message | Failure:
-    """A batch for each group of samples of the split."""
+def read(number: int, split: str, groups: Sequence[Group]) -> Message | Failure | None:
+    """A batch for each group of samples of the split; None where the request of this number is abandoned meanwhile."""
+
+    def go_on() -> None:
+        if _abandoned[number % SLOTS] == number:
+            raise _Abandoned
+
+    batches = []
     try:
-        samples = _splits()[split]
-        return Message.of([samples.read(*group) for group in groups])
+        for group in groups:
+            go_on()
+            batches.append(_splits()[split].read(*group, before_each=go_on))
+        return Message.of(batches)
+    except _Abandoned:
+        return None
     except BaseException as error:  # noqa: BLE001 - whatever a data set raises is the worker's business
         return Failure.of(error)
 
@@ -140,6 +160,7 @@ def _splits() -> Mapping[str, Samples]:
 
 
 _build_splits: BuildSplits
+_abandoned: NDArray[np.int64]
 
 
 def _end_with_the_worker() -> None:

@@ -16,10 +16,11 @@ from contextlib import suppress
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any
 
-import torch.multiprocessing  # noqa: F401 - from here on tensors are sent through shared memory
+import torch
+import torch.multiprocessing  # from here on tensors are sent through shared memory
 
 from launcher.training.data.batches import Batch
-from launcher.training.data.reading_process import BuildSplits, Failure, Group, Message, build, prepare, read
+from launcher.training.data.reading_process import SLOTS, BuildSplits, Failure, Group, Message, build, prepare, read
 
 PRELOADED = ["__main__", "launcher.training.parts"]
 """What the fork server imports once for all: the job's parts, and the program that each process of multiprocessing imports again."""
@@ -40,13 +41,19 @@ def start_fork_server() -> None:
 class Reading:
     """Samples that were asked for."""
 
-    def __init__(self, future: Future[Message | Failure], processes: ReadingProcesses) -> None:
+    def __init__(self, number: int, future: Future[Message | Failure | None], processes: ReadingProcesses) -> None:
+        self._number = number
         self._future = future
         self._processes = processes
 
-    def take_back(self) -> bool:
-        """Whether they are not going to be read: false where that has begun, or is done."""
+    def cancel(self) -> bool:
+        """Whether they are not going to be read: false where a process has been told to, or has read them."""
         return self._future.cancel()
+
+    def abandon(self) -> None:
+        """They are no longer wanted: a process that is reading them stops before the next sample."""
+        if not self._future.cancel() and not self._future.done():
+            self._processes.abandoned[self._number % SLOTS] = self._number
 
     def batches(self) -> list[Batch]:
         """One for each group, once they are read. Raises what reading raised; ReadingProcessLost."""
@@ -56,7 +63,7 @@ class Reading:
             raise ReadingProcessLost(self._processes.how_one_ended()) from None
         if isinstance(answer, Failure):
             answer.reraise()
-        assert isinstance(answer, Message)
+        assert isinstance(answer, Message), "nobody waits for what was abandoned"
         return answer.batches()
 
 
@@ -67,7 +74,10 @@ class ReadingProcesses:
         start_fork_server()
         self.count = count
         self._context = _Recording()
-        self._pool = ProcessPoolExecutor(count, mp_context=self._context, initializer=prepare, initargs=(build_splits,))
+        self.abandoned = torch.zeros(SLOTS, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call] # untyped in torch
+        """As `prepare` takes it."""
+        self._requests = 0
+        self._pool = ProcessPoolExecutor(count, mp_context=self._context, initializer=prepare, initargs=(build_splits, self.abandoned))
         threading.Thread(target=self._start, name="start-reading-processes", daemon=True).start()
 
     def _start(self) -> None:
@@ -78,8 +88,9 @@ class ReadingProcesses:
 
     def read(self, split: str, groups: Sequence[Group]) -> Reading:
         """Ask for a batch of each group of samples of a split. Raises ReadingProcessLost."""
+        self._requests += 1
         try:
-            return Reading(self._pool.submit(read, split, groups), self)
+            return Reading(self._requests, self._pool.submit(read, self._requests, split, groups), self)
         except BrokenProcessPool:
             raise ReadingProcessLost(self.how_one_ended()) from None
 

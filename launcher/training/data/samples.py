@@ -71,17 +71,20 @@ class Samples:
         """Whether what is read depends on which samples are read together."""
         return not self.immediate and (self._collate is not None or self._items is not None)
 
-    def read(self, indices: NDArray[np.int64], epochs: NDArray[np.int64] | None = None) -> Batch:
+    def read(
+        self, indices: NDArray[np.int64], epochs: NDArray[np.int64] | None = None, *, before_each: Callable[[], None] | None = None
+    ) -> Batch:
         """One batch of these samples, in their order, on the device; each tensor (n, ...) for n indices.
 
         `epochs`: (n,) the pass over the data that each sample is read in; None: they are read to evaluate, and not augmented. What the
         split draws from global generators depends on seed, epoch and sample; the generators are as before when this returns.
+        `before_each`: called before each sample that is read alone; what it raises comes out.
         Raises UserCodeError where the split gives what cannot be used; what the split's own code raises comes out unchanged.
         """
         if self._batch is not None and (self._augment is None or epochs is None):
             return self.moved(self._together(self._batch, indices))
         with generators_put_back():
-            samples = self._samples(indices, epochs)
+            samples = self._samples(indices, epochs, before_each)
             if self._collate is None:
                 return self.moved(self._default_batch(samples))
             begin_generators(self._stream(COLLATING, indices, epochs, 0))
@@ -96,7 +99,9 @@ class Samples:
         """Whether a batch is better in memory from which a GPU can read."""
         return self._device != "cpu"
 
-    def _samples(self, indices: NDArray[np.int64], epochs: NDArray[np.int64] | None) -> list[object]:
+    def _samples(
+        self, indices: NDArray[np.int64], epochs: NDArray[np.int64] | None, before_each: Callable[[], None] | None
+    ) -> list[object]:
         given: Sequence[object] | None = None
         if self._batch is not None:
             together = self._together(self._batch, indices)
@@ -114,6 +119,8 @@ class Samples:
         generator = torch.Generator()
         samples = []
         for row, index in enumerate(indices):
+            if before_each is not None:
+                before_each()
             begin_generators(self._stream(READING, indices, epochs, row))
             if given is not None:
                 sample = given[row]

@@ -27,9 +27,12 @@ class PlayedReading:
         self.groups = groups
         self.begun = self.taken_back = False
 
-    def take_back(self) -> bool:
+    def cancel(self) -> bool:
         self.taken_back = self.taken_back or not self.begun
         return self.taken_back
+
+    def abandon(self) -> None:
+        self.taken_back = True
 
 
 class Played:
@@ -133,10 +136,11 @@ def test_at_a_change_what_was_read_and_still_fits_is_kept() -> None:
         assert_same(batch, read_forward(samples, order, PLAN, 0, shards))
 
 
-def test_at_a_change_what_is_not_begun_and_does_not_fit_is_taken_back() -> None:
+def test_at_a_change_what_does_not_fit_is_taken_back_even_if_it_is_begun() -> None:
     feed, played, _, _ = make(Rows(SIZE))
     feed.begin(PLAN.forwards(2, 0))
     feed.step(0)
+    played.do(3)
     feed.begin(PLAN.forwards(2, 1))
     assert all(reading.taken_back for reading in played.asked)
 
