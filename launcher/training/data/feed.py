@@ -21,6 +21,8 @@ from launcher.training.data.reading_processes import Reading, ReadingProcesses
 from launcher.training.data.samples import Samples, read_forward
 from launcher.training.shards.batch import BatchPlan
 
+PIECES = 2
+"""Pieces of a step for each process: after a change, a piece of the larger share before it takes no longer than a share after it."""
 STEPS_AHEAD = 2
 """How far is read beyond the step that is taken; further where that would leave a process without two pieces."""
 
@@ -49,21 +51,29 @@ class TrainingFeed:
         self._processes = None if samples.immediate else processes
         self._pieces: dict[int, list[_Piece]] = {}
         """Of each step, what was asked for."""
+        self._asked_at = 0
+        """The step that was taken last."""
         self.forwards: tuple[range, ...] = ()
         """The shards of each forward pass of this rank."""
         self.waited_s = 0.0
         """Seconds for which batches were waited for in all, or read on the spot."""
 
     def begin(self, forwards: tuple[range, ...]) -> None:
-        """From now on these are the rank's forward passes. What was read for them already is kept; what is not begun is asked for anew."""
+        """From now on these are the rank's forward passes. What was read for them already is kept.
+
+        What is being read is kept for the next step only: for later ones it is asked for anew, behind what is missing of the next.
+        """
         self.forwards = forwards
         wanted = self._positions(forwards)
         for step, pieces in self._pieces.items():
-            fitting = [piece for piece in pieces if _overlap(piece.positions, wanted)]
-            self._pieces[step] = [piece for piece in fitting if not piece.reading.cancel()]
+            kept = []
             for piece in pieces:
-                if piece not in fitting:
+                fits = _overlap(piece.positions, wanted)
+                if fits and (piece.reading.done or (step <= self._asked_at + 1 and not piece.reading.cancel())):
+                    kept.append(piece)
+                else:
                     piece.reading.abandon()
+            self._pieces[step] = kept
 
     def step(self, step: int) -> Iterator[Batch]:
         """The batches of a step, one for each of `forwards`; rows as in `read_forward`. Raises what reading them raised."""
@@ -74,6 +84,7 @@ class TrainingFeed:
     def _ask(self, step: int, processes: ReadingProcesses) -> None:
         """For what is missing of this step and those after it, in their order."""
         self._pieces = {later: pieces for later, pieces in self._pieces.items() if later >= step}
+        self._asked_at = step
         wanted = self._positions(self.forwards)
         together = self._plan.micro_batch_size if self._samples.in_groups else None
         size = _piece_size(len(wanted), together, processes.count)
@@ -154,7 +165,7 @@ def _on_device(samples: Samples, parts: list[Part], wanted: range, micro_batch_s
 def _piece_size(samples: int, together: int | None, processes: int) -> int:
     """Of so many samples, those of one process's piece."""
     together = together or 1
-    return -(-samples // (together * processes)) * together
+    return -(-samples // (together * processes * PIECES)) * together
 
 
 def _ahead(samples: int, size: int, processes: int) -> int:

@@ -46,6 +46,10 @@ class Reading:
         self._future = future
         self._processes = processes
 
+    @property
+    def done(self) -> bool:
+        return self._future.done()
+
     def cancel(self) -> bool:
         """Whether they are not going to be read: false where a process has been told to, or has read them."""
         return self._future.cancel()

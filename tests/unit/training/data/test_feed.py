@@ -25,7 +25,7 @@ SIZE = 100
 class PlayedReading:
     def __init__(self, groups: Sequence[Group]) -> None:
         self.groups = groups
-        self.begun = self.taken_back = False
+        self.begun = self.done = self.taken_back = False
 
     def cancel(self) -> bool:
         self.taken_back = self.taken_back or not self.begun
@@ -36,7 +36,7 @@ class PlayedReading:
 
 
 class Played:
-    """Reads as processes do: `do` begins what was asked for first, and whoever waits gets what it waits for."""
+    """Reads as processes do; whoever waits gets what it waits for."""
 
     def __init__(self, samples: Samples, count: int = 3) -> None:
         self.count = count
@@ -48,16 +48,17 @@ class Played:
 
         def batches() -> list[Any]:
             assert not reading.taken_back
-            reading.begun = True
+            reading.begun = reading.done = True
             return [self.samples.read(*group) for group in groups]
 
         reading.batches = batches  # type: ignore[attr-defined]
         self.asked.append(reading)
         return reading
 
-    def do(self, count: int) -> None:
-        for reading in self.asked[:count]:
-            reading.begun = True
+    def do(self, count: int, *, begin: int = 0) -> None:
+        """Read what was asked for first, and begin to read so many more."""
+        for number, reading in enumerate(self.asked[: count + begin]):
+            reading.begun, reading.done = True, number < count
 
     def indices(self, first: int = 0) -> list[int]:
         """Of all samples asked for, in the order in which they were, but for what was taken back."""
@@ -123,7 +124,7 @@ def test_at_a_change_what_was_read_and_still_fits_is_kept() -> None:
     feed, played, samples, order = make(Rows(SIZE), count=2)
     feed.begin(PLAN.forwards(2, 0))
     feed.step(0)
-    played.do(3)
+    played.do(6)
     asked = len(played.asked)
     feed.begin(PLAN.forwards(1, 0))
     step = feed.step(0)
@@ -134,6 +135,19 @@ def test_at_a_change_what_was_read_and_still_fits_is_kept() -> None:
     ]
     for batch, shards in zip(step, feed.forwards, strict=True):
         assert_same(batch, read_forward(samples, order, PLAN, 0, shards))
+
+
+def test_at_a_change_what_is_being_read_for_later_steps_makes_room_for_the_next() -> None:
+    feed, played, _, order = make(Rows(SIZE), count=2)
+    feed.begin(PLAN.forwards(2, 0))
+    feed.step(0)
+    played.do(0, begin=12)
+    asked = len(played.asked)
+    feed.begin(PLAN.forwards(1, 0))
+    feed.step(1)
+    assert [reading.taken_back for reading in played.asked[:asked]] == [False] * 8 + [True] * 4
+    later = [index for step in (2, 3) for index in elements(order, step, range(8))]
+    assert played.indices(asked) == [*elements(order, 1, range(4, 8)), *later]
 
 
 def test_at_a_change_what_does_not_fit_is_taken_back_even_if_it_is_begun() -> None:
