@@ -45,7 +45,7 @@ def jobs() -> dict[str, JobConfig]:
     double = {"_target_": "tests.unit.training.small_jobs.in_double_precision", "model": RESNET}
     found["in double precision"] = exact_job(double, 8, data={"side": 16, "double": True})
     found["bf16"] = exact_job(RESNET, 6, precision="bf16")
-    found["augmented, read ahead"] = exact_job("WithDropout", 8, data={"kind": "AugmentedSplit"})
+    found["augmented"] = exact_job("WithDropout", 8, data={"kind": "AugmentedSplit"})
     return found
 
 
