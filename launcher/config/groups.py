@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from launcher.config.keys import Positive
+from launcher.config.keys import NotNegative, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +80,9 @@ class ResourcesConfig:
     """auto: CUDA where the worker takes GPUs (`gpu`), else the CPU."""
     threads: Positive[int] | None = None
     """CPU threads of one worker; null: the cores of the machine divided by the upper bound of `workers`, or one with `elastic.exact=true`."""
+    data_workers: NotNegative[int] = 0
+    """Processes of one worker that read samples ahead of the step, each with a data set of its own; 0: samples are read on the spot, between
+    two steps. A split that offers `batch` and no `augment` is always read on the spot."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -114,6 +114,10 @@ class CheckpointAbandoned(JobFailed):
     pass
 
 
+class ForeignTraceback(Exception):
+    """The traceback of an exception that was raised in another process, as text: the cause of the exception that came over from there."""
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """A sentence naming the choices nearest to `word`, or all of them when none is near; empty without choices."""
     known = sorted(set(choices))

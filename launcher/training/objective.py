@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from launcher.core.errors import UserCodeError
-from launcher.training.data.samples import Batch
+from launcher.training.data.batches import Batch, with_each
 from launcher.training.tasks import Task, WeightedSum
 
 
@@ -34,7 +34,7 @@ class Objective:
         Raises UserCodeError where the task's values are no weighted sums, or its metrics not the same every time.
         """
         if self.changes_inputs:
-            batch = tuple(tensor.clone() for tensor in batch)
+            batch = with_each(batch, torch.clone)
         with self.autocast():
             outputs = self.model(*self.task.inputs(batch))
             loss = self.task.loss(outputs, batch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from launcher.config.schema import JobConfig
 from launcher.core.errors import ConfigError, UserCodeError
 from launcher.training.components import build
 from launcher.training.data.data_order import DataOrder
+from launcher.training.data.reading_processes import ReadingProcesses, start_fork_server
 from launcher.training.data.samples import Samples
 from launcher.training.objective import Objective
 from launcher.training.optimization import build_scheduler, check_optimizer, with_total_steps
@@ -21,6 +23,7 @@ from launcher.training.shards.per_shard import PerShardLayers
 from launcher.training.state.train_state import TrainState
 from launcher.training.tasks import Task
 
+TRAIN, TEST = "data.train", "data.test"
 SAMPLES_CHECKED = 2
 """How many samples the model is tried on before anything else."""
 
@@ -33,6 +36,8 @@ class JobParts:
     test: Samples
     order: DataOrder
     """Of the samples of `train`."""
+    reading: ReadingProcesses | None
+    """Processes that read `train` and `test` ahead; None where samples are read on the spot."""
     total_steps: int
     """Optimizer steps of the whole training."""
     objective: Objective
@@ -51,10 +56,13 @@ def build_parts(config: JobConfig, device: str) -> JobParts:
 
     Raises ConfigError or UserCodeError where the parts do not fit together; what the user's own code raises comes out unchanged.
     """
-    random.seed(config.seed)
-    np.random.seed(config.seed % 2**32)
-    torch.manual_seed(config.seed)
-    train, test = _build_data(config, device)
+    if config.resources.data_workers > 0:
+        start_fork_server()
+    splits = build_splits(config, device)
+    train, test = splits[TRAIN], splits[TEST]
+    reading = None
+    if config.resources.data_workers > 0 and not (train.immediate and test.immediate):
+        reading = ReadingProcesses(config.resources.data_workers, partial(build_splits, config, "cpu"))
     task = _build_task(config)
     model = _build_model(config, device)
     objective = Objective(model, task, precision=config.trainer.precision, device=device)
@@ -63,11 +71,14 @@ def build_parts(config: JobConfig, device: str) -> JobParts:
     layers = PerShardLayers(model, seed=config.seed, micro_batch_size=config.trainer.micro_batch_size)
     steps = total_steps(config.trainer, len(train))
     state = _build_state(config, model, steps)
-    return JobParts(train, test, DataOrder(size=len(train), seed=config.seed), steps, objective, layers, state)
+    return JobParts(train, test, DataOrder(size=len(train), seed=config.seed), reading, steps, objective, layers, state)
 
 
-def _build_data(config: JobConfig, device: str) -> tuple[Samples, Samples]:
-    """The train and the test split."""
+def build_splits(config: JobConfig, device: str) -> dict[str, Samples]:
+    """The train and the test split by their names, built from the seed on. Raises as `build_parts`."""
+    random.seed(config.seed)
+    np.random.seed(config.seed % 2**32)
+    torch.manual_seed(config.seed)
     try:
         data = build(config.data, key="data")
     except OSError as error:
@@ -85,7 +96,8 @@ def _build_data(config: JobConfig, device: str) -> tuple[Samples, Samples]:
                 given=config.data.target,
                 expected="an object with .train and .test",
             )
-    return Samples(data.train, where="data.train", device=device), Samples(data.test, where="data.test", device=device)
+    splits = {TRAIN: data.train, TEST: data.test}
+    return {name: Samples(split, where=name, device=device, seed=config.seed) for name, split in splits.items()}
 
 
 def _build_task(config: JobConfig) -> Task:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from launcher.core.errors import TrainingDiverged
-from launcher.training.data.samples import Batch
+from launcher.training.data.batches import Batch
 from launcher.training.parts import JobParts
 from launcher.training.reduce.exchange import Exchange
 from launcher.training.shards.batch import BatchPlan

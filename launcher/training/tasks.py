@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from launcher.core.errors import UserCodeError
-from launcher.training.data.samples import Batch
+from launcher.training.data.batches import Batch
 
 
 class WeightedSum(NamedTuple):
@@ -66,7 +66,7 @@ class Classification:
         self.class_weights = None if class_weights is None else torch.tensor([*class_weights], dtype=torch.float64)
 
     def inputs(self, batch: Batch) -> tuple[object, ...]:
-        return batch[:-1]
+        return tuple(batch[:-1])
 
     def loss(self, outputs: Tensor, batch: Batch) -> WeightedSum:
         scores, labels = at_least_fp32(outputs), batch[-1]

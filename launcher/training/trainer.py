@@ -15,7 +15,8 @@ from launcher.core.types import JsonObject
 from launcher.record.run_store import RunStore
 from launcher.training.comm.collective import Collective
 from launcher.training.comm.transport import CollectiveBroken
-from launcher.training.data.samples import Batch, TrainingFeed
+from launcher.training.data.batches import Batch
+from launcher.training.data.feed import TrainingFeed
 from launcher.training.device import use_deterministic_algorithms, use_threads
 from launcher.training.evaluate import evaluate
 from launcher.training.parts import build_parts
@@ -101,8 +102,6 @@ class Trainer:
         self._exchange: Exchange | None = None
         self._entered = 0
         """The newest generation."""
-        self._read: int | None = None
-        """The step whose batches were read last in this generation."""
         self.step = 0
         """Steps applied."""
         self.total_steps = 0
@@ -128,16 +127,19 @@ class Trainer:
         Raises what the first step would: UserCodeError, and what the user's own code raises.
         """
         config, parts = self._config, self._parts
+        # What a collate_fn makes of a shard may have another form in the next one, which a trial of two would not show.
+        uneven = parts.train.collates and config.trainer.fuse == "auto"
         fused = BatchPlan(
             global_batch_size=config.trainer.global_batch_size,
             micro_batch_size=config.trainer.micro_batch_size,
-            width=config.fused_shards,
+            width=1 if uneven else config.fused_shards,
         )
         self._count_forward()
         with single_values_explained(config.trainer):
             trial = try_a_step(parts, fused, config, self._device)
         self._count_forward()
-        self._plan = fused if trial.warm_up.fused else replace(fused, width=1)
+        warm_up = trial.warm_up if not uneven else WarmUp(False, "one shard at a time: the data set has a collate_fn of its own")
+        self._plan = fused if warm_up.fused else replace(fused, width=1)
         self._step = TrainingStep(
             parts,
             trial,
@@ -150,8 +152,8 @@ class Trainer:
         parts.objective.changes_inputs = trial.changes_inputs
         parts.state.track(trial.buffers, trial.attributes)
         self._repeated = trial.repeated
-        self._warm_up = trial.warm_up
-        return trial.warm_up
+        self._warm_up = warm_up
+        return warm_up
 
     def restore(self, manifest: CheckpointManifest) -> None:
         """Take model, optimizer, scheduler and step from a checkpoint of this run. Raises CheckpointCorrupt, ConfigError."""
@@ -207,8 +209,10 @@ class Trainer:
         return RunOutcome.HELD
 
     def finish(self) -> None:
-        """Wait until what is being saved is durable."""
+        """Wait until what is being saved is durable, and let the processes that read end."""
         self._saver.wait()
+        if self._parts.reading is not None:
+            self._parts.reading.end()
 
     def _enter(self, collective: Collective) -> None:
         """Have the exchange and the feed of this generation; they are made in the first one."""
@@ -216,11 +220,11 @@ class Trainer:
             self.warm_up()
         if self._exchange is None:
             self._exchange = self._make_exchange(collective)
-            self._feed = TrainingFeed(self._parts.train, self._parts.order, self._plan, end=self.total_steps)
+            parts = self._parts
+            self._feed = TrainingFeed(parts.train, parts.order, self._plan, end=self.total_steps, processes=parts.reading)
         self._exchange.use(collective)
         self._exchange.lay_out(tuple([parameter.requires_grad for parameter in self._parts.model.parameters()]))
         self._feed.begin(self._plan.forwards(collective.world_size, collective.rank))
-        self._read = None
         if 0 < self._entered < collective.generation:
             self._saver.last_step = None  # whether all ranks' parts became a checkpoint is not known here
         self._entered = collective.generation
@@ -259,16 +263,19 @@ class Trainer:
 
     def _batches(self) -> Iterator[Batch]:
         """Of this step, one for each forward pass; once more, where the step is computed again."""
-        if self._read == self.step:
-            self._feed.begin(self._feed.forwards)
-        self._read = self.step
         return self._feed.step(self.step)
 
     def _evaluate(self, collective: Collective) -> None:
         chunk = self._config.fused_shards * self._config.trainer.micro_batch_size
         self._observer.doing("evaluating")
         metrics = evaluate(
-            self._parts.objective, self._parts.test, collective, chunk=chunk, device=self._device, on_forward=self._count_forward
+            self._parts.objective,
+            self._parts.test,
+            collective,
+            chunk=chunk,
+            device=self._device,
+            processes=self._parts.reading,
+            on_forward=self._count_forward,
         )
         self._observer.evaluated(self.step, metrics)
         self._observer.doing("training")

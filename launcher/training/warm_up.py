@@ -22,7 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from launcher.config.schema import JobConfig
 from launcher.core.errors import UserCodeError
 from launcher.training import recomputation
-from launcher.training.data.samples import Batch, read_forward
+from launcher.training.data.batches import Batch, tensors_of, with_each
+from launcher.training.data.samples import read_forward
 from launcher.training.objective import Objective
 from launcher.training.parts import JobParts
 from launcher.training.shards.batch import BatchPlan
@@ -146,7 +147,7 @@ class TrialStep:
         observed = _Observed()
         with self._observing(observed):
             first = self._pass(range(1), given := _copied(shards[0]))
-        changes_inputs = any(not torch.equal(now, before) for now, before in zip(given, shards[0], strict=True))
+        changes_inputs = any(not torch.equal(now, before) for now, before in zip(tensors_of(given), tensors_of(shards[0]), strict=True))
         self._check(first, shards[0], observed)
         return Trial(
             self._judge(shards, together, first, observed, fuse, exact=exact),
@@ -263,7 +264,7 @@ class TrialStep:
 
 
 def _copied(batch: Batch) -> Batch:
-    return tuple(tensor.clone() for tensor in batch)
+    return with_each(batch, torch.clone)
 
 
 def _numbers_of(model: nn.Module) -> dict[AttributeName, Number]:

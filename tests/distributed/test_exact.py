@@ -45,7 +45,7 @@ def jobs() -> dict[str, JobConfig]:
     double = {"_target_": "tests.unit.training.small_jobs.in_double_precision", "model": RESNET}
     found["in double precision"] = exact_job(double, 8, data={"side": 16, "double": True})
     found["bf16"] = exact_job(RESNET, 6, precision="bf16")
-    found["augmented, read ahead"] = exact_job("WithDropout", 8, data={"kind": "AugmentedSplit"})
+    found["augmented"] = exact_job("WithDropout", 8, data={"kind": "AugmentedSplit"})
     return found
 
 
@@ -137,7 +137,7 @@ class Life:
                 yield read_forward(made._parts.train, made._parts.order, made._plan, made.step, shards)
 
         while made.step < until:
-            sums = made._step.compute(made.step, forwards, batches(), self.exchange, StepFlags())
+            sums = made._step.compute(made.step, forwards, batches, self.exchange, StepFlags())
             made._step.apply(sums, made.step + 1)
             made.step += 1
             self.seen[made.step] = f"{sums.loss.hex()} {digest(made)}"

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from launcher.core.clock import SystemClock, timestamp
+from launcher.core.errors import ForeignTraceback
 from launcher.core.types import Generation, Step
 from launcher.runtime.protocol.messages import Beat, FirstStep, Saved, SaveFailed
 from launcher.runtime.worker.activity import Activity
@@ -99,6 +100,8 @@ class Reporter:
 
 def user_traceback(error: BaseException, code: Path) -> str:
     """The traceback from where it enters the user's code, with paths as the user knows them; else from where it leaves ours."""
+    if isinstance(error.__cause__, ForeignTraceback):
+        return str(error.__cause__).replace(f"{code}{os.sep}", "").rstrip()
     entry = _first(error.__traceback__, lambda path: path.startswith(str(code)))
     if entry is None:
         ours = str(Path(__file__).resolve().parents[2])

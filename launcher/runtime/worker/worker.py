@@ -71,6 +71,7 @@ class Worker:
 
     def run(self, released: Callable[[], None]) -> None:
         """`released` is called when this worker's part is done."""
+        from launcher.training.data.reading_processes import ReadingProcessLost
         from launcher.training.state.transfer import StateDamaged
 
         try:
@@ -85,7 +86,7 @@ class Worker:
                         self._finish(trainer, released)
         except LauncherError as error:
             self._fail(str(error), error.exit_code, recoverable=False)
-        except StateDamaged as error:
+        except (StateDamaged, ReadingProcessLost) as error:
             self._fail(str(error), ExitCode.JOB_FAILED, recoverable=True)
         except BaseException as error:  # noqa: BLE001 - whatever a user's code raises is reported with their traceback
             self._fail(self._user_error(error), ExitCode.JOB_FAILED, recoverable=True)

@@ -32,6 +32,7 @@ class DataOrder:
             count -= len(piece)
         return np.concatenate(pieces) if len(pieces) != 1 else pieces[0]
 
-    def epoch(self, element: int) -> int:
-        """Which pass over the data an element of the stream belongs to."""
-        return element // self.size
+    def at(self, elements: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of elements of the stream, (n,) in any order: indices into the data set, and which pass over the data they belong to; (n,) each."""
+        start = int(elements.min())
+        return self.samples(start, int(elements.max()) + 1 - start)[elements - start], elements // self.size

@@ -1,46 +1,50 @@
-"""Reading samples, in the order in which forward passes want them, without making the step wait.
-
-A data set that offers `batch(indices)` is in memory: it is read when needed. All others are read ahead by a few threads.
-"""
+"""Reading samples of one split, in one thread or process at a time: the data set's own methods, what they draw, and the batch made of them."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sized
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence, Sized
+from operator import itemgetter
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from launcher.core.errors import UserCodeError
+from launcher.training.data.batches import Batch, assembled, checked, with_each
 from launcher.training.data.data_order import DataOrder
+from launcher.training.data.global_generators import begin_generators, generators_put_back
 from launcher.training.shards.batch import BatchPlan
-from launcher.training.shards.random_streams import AUGMENTATION, mix
+from launcher.training.shards.random_streams import AUGMENTATION, COLLATING, READING, mix
 
-Batch = tuple[Tensor, ...]
-"""What the data set gives, samples along the first dimension: n of them."""
-READERS = 4
-"""Threads that read ahead."""
-STEPS_AHEAD = 2
-"""How far they read, beyond the step that is taken."""
+__all__ = ["Batch", "Samples", "read_forward"]
 
 
 class Samples:
     """One split of the data on one device.
 
-    The split is map-style: len(), [index] giving a tuple of tensors. It may also offer batch(indices), the same for many at
-    once, and augment(*sample, generator=...), which gives a sample changed at random.
+    The split is map-style: len(), and [index] giving a sample. Where it offers them, these are used:
+    batch(indices): a batch of many samples at once, for a tensor of indices; such a split is in memory.
+    __getitems__(indices): a list of samples, for a list of indices.
+    augment(*sample, generator=...): a sample changed at random; for training only.
+    collate_fn(samples): one batch of a list of samples; else it is made as torch's default_collate does.
     """
 
-    def __init__(self, split: object, *, where: str, device: str) -> None:
-        """`where`: the split's name in errors. Raises UserCodeError for one that cannot be read, or is empty."""
-        self._where = where
+    def __init__(self, split: object, *, where: str, device: str, seed: int) -> None:
+        """`where`: the split's name in errors; `seed`: of what is drawn while reading.
+
+        Raises UserCodeError for a split that cannot be read, or is empty.
+        """
+        self.where = where
         self._device = device
-        self._item: Callable[[int], tuple[object, ...]] | None = getattr(split, "__getitem__", None)
+        self._seed = seed
+        self._item: Callable[[int], object] | None = getattr(split, "__getitem__", None)
+        self._items: Callable[[list[int]], Sequence[object]] | None = getattr(split, "__getitems__", None)
         self._batch: Callable[[Tensor], object] | None = getattr(split, "batch", None)
         self._augment: Callable[..., object] | None = getattr(split, "augment", None)
+        self._collate: Callable[[list[Any]], object] | None = getattr(split, "collate_fn", None)
         if not isinstance(split, Sized) or (self._batch is None and self._item is None):
             raise UserCodeError(
                 "the data cannot be read by index", where=where, given=type(split).__name__, expected="an object with len() and [index]"
@@ -57,112 +61,110 @@ class Samples:
         """Whether reading is so quick that nothing is gained by reading ahead."""
         return self._batch is not None and self._augment is None
 
-    def read(self, indices: NDArray[np.int64]) -> Batch:
-        """Samples as they are, on the device: each tensor (n, ...) for n indices. Raises UserCodeError where the split gives others."""
-        return self._moved(self._read(indices))
+    @property
+    def collates(self) -> bool:
+        """Whether the split makes batches of its samples itself, so that two batches may differ in form."""
+        return self._collate is not None and not self.immediate
 
-    def read_augmented(self, indices: NDArray[np.int64], streams: Iterable[int]) -> Batch:
-        """Samples after `augment`, each with a generator begun at its number of `streams`; as they are where there is no `augment`.
+    @property
+    def in_groups(self) -> bool:
+        """Whether what is read depends on which samples are read together."""
+        return not self.immediate and (self._collate is not None or self._items is not None)
 
-        Shapes and errors as of `read`.
+    def read(
+        self, indices: NDArray[np.int64], epochs: NDArray[np.int64] | None = None, *, before_each: Callable[[], None] | None = None
+    ) -> Batch:
+        """One batch of these samples, in their order, on the device; each tensor (n, ...) for n indices.
+
+        `epochs`: (n,) the pass over the data that each sample is read in; None: they are read to evaluate, and not augmented. What the
+        split draws from global generators depends on seed, epoch and sample; the generators are as before when this returns.
+        `before_each`: called before each sample that is read alone; what it raises comes out.
+        Raises UserCodeError where the split gives what cannot be used; what the split's own code raises comes out unchanged.
         """
-        augment = self._augment
-        if augment is None:
-            return self.read(indices)
+        if self._batch is not None and (self._augment is None or epochs is None):
+            return self.moved(self._together(self._batch, indices))
+        with generators_put_back():
+            samples = self._samples(indices, epochs, before_each)
+            if self._collate is None:
+                return self.moved(self._default_batch(samples))
+            begin_generators(self._stream(COLLATING, indices, epochs, 0))
+            return self.moved(checked(self._collate(samples), len(samples), where=self.where, source="collate_fn"))
+
+    def moved(self, batch: Batch) -> Batch:
+        """The batch on the device."""
+        return batch if self._device == "cpu" else with_each(batch, lambda tensor: tensor.to(self._device, non_blocking=True))
+
+    @property
+    def pinned(self) -> bool:
+        """Whether a batch is better in memory from which a GPU can read."""
+        return self._device != "cpu"
+
+    def _samples(
+        self, indices: NDArray[np.int64], epochs: NDArray[np.int64] | None, before_each: Callable[[], None] | None
+    ) -> list[object]:
+        given: Sequence[object] | None = None
+        if self._batch is not None:
+            together = self._together(self._batch, indices)
+            given = [with_each(together, itemgetter(row)) for row in range(len(indices))]
+        elif self._items is not None:
+            begin_generators(self._stream(READING, indices, epochs, 0))
+            given = self._items([int(index) for index in indices])
+            if len(given) != len(indices):
+                raise UserCodeError(
+                    "__getitems__ gave another number of samples",
+                    where=self.where,
+                    given=f"{len(given)} samples",
+                    expected=f"{len(indices)}, one for each index",
+                )
         generator = torch.Generator()
-        changed = (
-            augment(*sample, generator=generator.manual_seed(stream))
-            for sample, stream in zip(self._one_by_one(indices), streams, strict=True)
-        )
-        return self._moved(self._stack(changed))
+        samples = []
+        for row, index in enumerate(indices):
+            if before_each is not None:
+                before_each()
+            begin_generators(self._stream(READING, indices, epochs, row))
+            if given is not None:
+                sample = given[row]
+            else:
+                assert self._item is not None, "one of them is there"
+                sample = self._item(int(index))
+            if self._augment is not None and epochs is not None:
+                parts = sample if isinstance(sample, (tuple, list)) else (sample,)
+                generator.manual_seed(self._stream(AUGMENTATION, indices, epochs, row))
+                sample = self._augment(*parts, generator=generator)
+            samples.append(sample)
+        return samples
 
-    def _read(self, indices: NDArray[np.int64]) -> Batch:
-        if self._batch is not None:
-            return self._checked(self._batch(torch.from_numpy(indices)), len(indices))
-        return self._stack(self._one_by_one(indices))
+    def _stream(self, use: int, indices: NDArray[np.int64], epochs: NDArray[np.int64] | None, row: int) -> int:
+        passes = () if epochs is None else (int(epochs[row]),)
+        return mix(use, self._seed, *passes, int(indices[row]))
 
-    def _one_by_one(self, indices: NDArray[np.int64]) -> Iterator[tuple[object, ...]]:
-        if self._batch is not None:
-            together = self._read(indices)
-            return (tuple(tensor[row] for tensor in together) for row in range(len(indices)))
-        assert self._item is not None, "one of the two is there"
-        item = self._item
-        return (item(int(index)) for index in indices)
+    def _together(self, batch: Callable[[Tensor], object], indices: NDArray[np.int64]) -> Batch:
+        return checked(batch(torch.from_numpy(indices)), len(indices), where=self.where, source="batch(indices)")
 
-    def _stack(self, samples: Iterable[object]) -> Batch:
-        columns = list(zip(*(self._checked(sample, None) for sample in samples), strict=True))
-        return tuple(torch.stack(column) for column in columns)
-
-    def _checked(self, value: object, count: int | None) -> Batch:
-        """`count`: how many samples the value has to hold; None: it is one sample."""
-        if not isinstance(value, (tuple, list)) or not value or not all(isinstance(item, Tensor) for item in value):
-            given = f"({', '.join(type(item).__name__ for item in value)})" if isinstance(value, (tuple, list)) else type(value).__name__
+    def _default_batch(self, samples: list[object]) -> Batch:
+        try:
+            batch = default_collate(samples)
+        except (TypeError, RuntimeError) as error:
             raise UserCodeError(
-                "a sample is not a tuple of tensors", where=self._where, given=given, expected="for example (image, label), tensors"
-            )
-        if count is not None and any(len(item) != count for item in value):
-            raise UserCodeError(
-                "batch(indices) gave another number of samples",
-                where=self._where,
-                given=", ".join(str(tuple(item.shape)) for item in value),
-                expected=f"{count} along the first dimension",
-            )
-        return tuple(value)
-
-    def _moved(self, batch: Batch) -> Batch:
-        return batch if self._device == "cpu" else tuple(tensor.to(self._device, non_blocking=True) for tensor in batch)
-
-
-class TrainingFeed:
-    """The batches of one rank's forward passes, step after step; the threads that read stay from one generation to the next.
-
-    `begin` in each generation, then `step` for one step after the other.
-    """
-
-    def __init__(self, samples: Samples, order: DataOrder, plan: BatchPlan, *, end: int) -> None:
-        """`end`: the number of steps in all; nothing is read for later ones."""
-        self._samples = samples
-        self._order = order
-        self._plan = plan
-        self.forwards: tuple[range, ...] = ()
-        """The shards of each forward pass of this rank."""
-        self._end = end
-        self._readers = None if samples.immediate else ThreadPoolExecutor(READERS, thread_name_prefix="read-samples")
-        self._ahead: deque[tuple[int, list[Future[Batch]]]] = deque()
-
-    def step(self, step: int) -> Iterator[Batch]:
-        """The batches of a step, one for each of `forwards`; rows as in `read_forward`. Raises what reading them raised."""
-        if self._readers is None:
-            return (self._read(step, shards) for shards in self.forwards)
-        next_step = self._ahead[-1][0] + 1 if self._ahead else step
-        for later in range(next_step, min(step + STEPS_AHEAD + 1, self._end)):
-            self._ahead.append((later, [self._readers.submit(self._read, later, shards) for shards in self.forwards]))
-        at, reading = self._ahead.popleft()
-        assert at == step, "steps are taken in order"
-        return (future.result() for future in reading)
-
-    def begin(self, forwards: tuple[range, ...]) -> None:
-        """From now on these are the rank's forward passes; what was read ahead for others is dropped."""
-        for _, reading in self._ahead:
-            for future in reading:
-                future.cancel()
-        self._ahead.clear()
-        self.forwards = forwards
-
-    def _read(self, step: int, shards: range) -> Batch:
-        return read_forward(self._samples, self._order, self._plan, step, shards)
+                "samples cannot be made one batch",
+                where=self.where,
+                given=str(error),
+                expected="for example (image, label): tensors, arrays or numbers, of the same shape in every sample",
+                next="give samples one form, or the data set a collate_fn",
+            ) from error
+        return checked(batch, len(samples), where=self.where, source="a sample")
 
 
 def read_forward(samples: Samples, order: DataOrder, plan: BatchPlan, step: int, shards: range) -> Batch:
     """The batch of one forward pass, shards interleaved as per_shard.py wants them: sample j of its v-th shard is row j x width + v.
 
-    Each tensor is (width x micro_batch_size, ...), width being the number of `shards`.
+    Each tensor is (width x micro_batch_size, ...), width being the number of `shards`. Read here and now. Raises as `Samples.read`.
     """
     micro = plan.micro_batch_size
-    start = step * plan.global_batch_size + shards.start * micro
-    indices = order.samples(start, len(shards) * micro).reshape(len(shards), micro).T.reshape(-1)
-    if samples.immediate:
-        return samples.read(indices)
-    epochs = [order.epoch(start + row % len(shards) * micro + row // len(shards)) for row in range(len(indices))]
-    streams = (mix(AUGMENTATION, order.seed, epoch, int(index)) for epoch, index in zip(epochs, indices, strict=True))
-    return samples.read_augmented(indices, streams)
+    first = step * plan.global_batch_size
+    if not samples.in_groups or len(shards) == 1:
+        rows = np.arange(shards.start * micro, shards.stop * micro).reshape(len(shards), micro).T.reshape(-1)
+        return samples.read(*order.at(first + rows))
+    groups = [range(shard * micro, (shard + 1) * micro) for shard in shards]
+    parts = [(group, samples.read(*order.at(np.arange(first + group.start, first + group.stop)))) for group in groups]
+    return samples.moved(assembled(parts, range(groups[0].start, groups[-1].stop), micro, where=samples.where, pinned=False))

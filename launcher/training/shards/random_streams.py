@@ -21,6 +21,8 @@ AUGMENTATION = 1
 DROPOUT = 2
 OTHER_OPERATORS = 3
 DATA_ORDER = 4
+READING = 5
+COLLATING = 6
 """What a stream is for: its first word, so that equal numbers for different uses give different streams."""
 
 

@@ -13,7 +13,12 @@ from tests.support.fakes import job_config
 
 pytestmark = pytest.mark.unit
 GROUPS = {"trainer": TrainerConfig, "elastic": ElasticConfig, "resources": ResourcesConfig, "checkpoint": CheckpointConfig}
-BOUNDED = [(group, name) for group, kind in GROUPS.items() for name, hint in hints_of(kind).items() if bound_of(hint) is not None]
+BOUNDED = [
+    (group, name)
+    for group, kind in GROUPS.items()
+    for name, hint in hints_of(kind).items()
+    if (bound := bound_of(hint)) is not None and bound.words == "more than 0"
+]
 
 
 def test_what_has_to_be_positive_says_so() -> None:
@@ -47,3 +52,10 @@ def test_nothing_is_a_number_where_0_is_allowed(name: str) -> None:
     with pytest.raises(ConfigError) as caught:
         job_config("runs", **{name: -1})
     assert (caught.value.where, caught.value.expected) == (name, "0 or more")
+
+
+def test_no_process_that_reads_is_a_number_of_them() -> None:
+    assert ResourcesConfig(data_workers=0).data_workers == 0
+    with pytest.raises(ConfigError) as caught:
+        replace(job_config("runs"), resources=ResourcesConfig(data_workers=-1))
+    assert (caught.value.where, caught.value.expected) == ("resources.data_workers", "0 or more")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import random
+from collections import UserDict
 from typing import Any
 
 import numpy as np
@@ -7,8 +9,10 @@ import pytest
 import torch
 
 from launcher.core.errors import BackendUnavailable, UserCodeError
+from launcher.training.data.batches import samples_in
 from launcher.training.data.data_order import DataOrder
-from launcher.training.data.samples import Samples, TrainingFeed, read_forward
+from launcher.training.data.global_generators import begin_generators
+from launcher.training.data.samples import Samples, read_forward
 from launcher.training.device import choose_device
 from launcher.training.shards.batch import BatchPlan
 from launcher.training.tasks import Classification
@@ -22,7 +26,7 @@ PLAN = BatchPlan(global_batch_size=12, micro_batch_size=3, width=2)
 def test_a_fused_batch_interleaves_its_shards(kind: type[Split]) -> None:
     split = kind(20, 1)
     order = DataOrder(size=20, seed=4)
-    images, labels = read_forward(Samples(split, where="data.train", device="cpu"), order, PLAN, 3, range(2, 4))
+    images, labels = read_forward(Samples(split, where="data.train", device="cpu", seed=0), order, PLAN, 3, range(2, 4))
     first, second = order.samples(3 * 12 + 6, 3), order.samples(3 * 12 + 9, 3)
     rows = np.stack([first, second], 1).flatten()
     assert torch.equal(images, split.images[rows])
@@ -30,9 +34,9 @@ def test_a_fused_batch_interleaves_its_shards(kind: type[Split]) -> None:
 
 
 def test_augmentation_depends_on_seed_epoch_and_sample_alone() -> None:
-    samples = Samples(AugmentedSplit(12, 1), where="data.train", device="cpu")
     seen = {}
     for seed in (0, 1):
+        samples = Samples(AugmentedSplit(12, 1), where="data.train", device="cpu", seed=seed)
         order = DataOrder(size=12, seed=seed)
         for step in range(2):
             for width in (1, 2):
@@ -47,53 +51,9 @@ def test_augmentation_depends_on_seed_epoch_and_sample_alone() -> None:
     assert len({image.numpy().tobytes() for image in seen.values()}) == 48
 
 
-def test_reading_ahead_stops_at_the_end() -> None:
-    reads: list[int] = []
-
-    class Counted(Split):
-        def __getitem__(self, index: int) -> Any:
-            reads.append(index)
-            return super().__getitem__(index)
-
-    samples, order = Samples(Counted(20, 1), where="data.train", device="cpu"), DataOrder(size=20, seed=4)
-    feed = TrainingFeed(samples, order, PLAN, end=4)
-    feed.begin(PLAN.forwards(2, 0))
-    for step in range(1, 4):
-        batches = list(feed.step(step))
-        assert torch.equal(batches[0][0], read_forward(samples, order, PLAN, step, range(2))[0])
-    assert len(reads) == 2 * 3 * 6
-
-
-@pytest.mark.parametrize("kind", [Split, FastSplit])
-def test_in_another_generation_the_feed_gives_that_ranks_share_from_any_step(kind: type[Split]) -> None:
-    samples, order = Samples(kind(20, 1), where="data.train", device="cpu"), DataOrder(size=20, seed=4)
-    feed = TrainingFeed(samples, order, PLAN, end=100)
-    for world_size, rank, steps in ((2, 0, (0, 1)), (1, 0, (1, 2)), (3, 2, (7, 8))):
-        forwards = PLAN.forwards(world_size, rank)
-        feed.begin(forwards)
-        for step in steps:
-            batches = list(feed.step(step))
-            assert len(batches) == len(forwards)
-            for (images, labels), shards in zip(batches, forwards, strict=True):
-                wanted_images, wanted_labels = read_forward(samples, order, PLAN, step, shards)
-                assert torch.equal(images, wanted_images)
-                assert torch.equal(labels, wanted_labels)
-
-
-def test_the_threads_that_read_ahead_stay_from_one_generation_to_the_next() -> None:
-    feed = TrainingFeed(Samples(Split(20, 1), where="data.train", device="cpu"), DataOrder(size=20, seed=4), PLAN, end=100)
-    readers = feed._readers
-    feed.begin(PLAN.forwards(2, 0))
-    list(feed.step(0))
-    feed.begin(PLAN.forwards(2, 1))
-    list(feed.step(0))
-    assert readers is not None
-    assert feed._readers is readers
-
-
 class NotTensors(Split):
     def __getitem__(self, index: int) -> Any:
-        return self.images[index], int(self.labels[index])
+        return self.images[index], "a name"
 
 
 class TooFew(FastSplit):
@@ -101,13 +61,119 @@ class TooFew(FastSplit):
         return super().batch(indices[1:])
 
 
+class TooFewTogether(Split):
+    def __getitems__(self, indices: list[int]) -> Any:
+        return [self[index] for index in indices[1:]]
+
+
+class OneSum(Split):
+    def collate_fn(self, samples: list[Any]) -> Any:
+        return torch.stack([image for image, _ in samples]), torch.tensor(1.0)
+
+
+class OfTwoSizes(Split):
+    def __getitem__(self, index: int) -> Any:
+        return self.images[index].flatten()[: 1 + index % 2], self.labels[index]
+
+
 @pytest.mark.parametrize(
-    ("split", "what"), [(NotTensors(5, 1), "not a tuple of tensors"), (TooFew(5, 1), "another number"), (object(), "by index")]
+    ("split", "what"),
+    [
+        (NotTensors(5, 1), "no tensor"),
+        (TooFew(5, 1), r"batch\(indices\) gave another number"),
+        (TooFewTogether(5, 1), "__getitems__ gave another number"),
+        (OneSum(5, 1), "collate_fn gave another number"),
+        (OfTwoSizes(5, 1), "cannot be made one batch"),
+        (object(), "by index"),
+    ],
 )
 def test_samples_that_cannot_be_used_are_explained(split: Any, what: str) -> None:
     with pytest.raises(UserCodeError, match=what) as caught:
-        Samples(split, where="data.train", device="cpu").read(np.arange(3))
+        Samples(split, where="data.train", device="cpu", seed=0).read(np.arange(3))
     assert caught.value.where == "data.train"
+
+
+class Mixed(Split):
+    """A sample as users write it: an array, a whole number, a number, and a mapping of its own."""
+
+    def __getitem__(self, index: int) -> Any:
+        return self.images[index].numpy(), int(self.labels[index]), 0.5 * index, {"at": torch.tensor([index])}
+
+
+def test_samples_are_put_together_as_torchs_loader_does() -> None:
+    split = Mixed(5, 1)
+    images, labels, halves, more = Samples(split, where="data.train", device="cpu", seed=0).read(np.array([3, 1]))
+    assert torch.equal(images, split.images[[3, 1]])
+    assert torch.equal(labels, split.labels[[3, 1]])
+    assert halves.tolist() == [1.5, 0.5]
+    assert more["at"].tolist() == [[3], [1]]
+
+
+class Together(Split):
+    """Reads several at once, and puts them together itself."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        super().__init__(size, seed)
+        self.asked: list[list[int]] = []
+
+    def __getitems__(self, indices: list[int]) -> Any:
+        self.asked.append(indices)
+        return [(self.images[index], index) for index in indices]
+
+    def collate_fn(self, samples: list[Any]) -> Any:
+        return UserDict(image=torch.stack([image for image, _ in samples]), index=torch.tensor([index for _, index in samples]))
+
+
+def test_a_data_sets_own_getitems_and_collate_fn_are_used_for_each_shard() -> None:
+    split, order = Together(20, 1), DataOrder(size=20, seed=4)
+    batch = read_forward(Samples(split, where="data.train", device="cpu", seed=0), order, PLAN, 3, range(2, 4))
+    first, second = order.samples(3 * 12 + 6, 3).tolist(), order.samples(3 * 12 + 9, 3).tolist()
+    assert split.asked == [first, second]
+    rows = np.stack([first, second], 1).flatten().tolist()
+    assert batch["index"].tolist() == rows
+    assert torch.equal(batch["image"], split.images[rows])
+    assert samples_in(batch) == 6
+
+
+class Drawn(Split):
+    def __getitem__(self, index: int) -> Any:
+        return torch.tensor([random.random(), np.random.random(), float(torch.rand(()))]), self.labels[index]
+
+
+def draws(shards: range, step: int, seed: int = 0) -> dict[int, list[float]]:
+    """By sample of an epoch of 12, which is a step."""
+    order = DataOrder(size=12, seed=seed)
+    numbers, _ = read_forward(Samples(Drawn(12, 1), where="data.train", device="cpu", seed=seed), order, PLAN, step, shards)
+    indices = order.samples(step * 12 + shards.start * 3, len(shards) * 3).reshape(len(shards), 3).T.flatten()
+    return dict(zip(indices.tolist(), numbers.tolist(), strict=True))
+
+
+def test_what_a_data_set_draws_depends_on_seed_epoch_and_sample_alone() -> None:
+    whole = draws(range(2), 0) | draws(range(2, 4), 0)
+    assert len(whole) == 12
+    for shard in range(4):
+        assert draws(range(shard, shard + 1), 0).items() <= whole.items()
+    for others in (draws(range(4), 1), draws(range(4), 0, seed=1)):
+        assert all(a != b for index in range(12) for a, b in zip(whole[index], others[index], strict=True))
+    assert len({number for numbers in whole.values() for number in numbers}) == 36
+
+
+def test_held_out_samples_draw_the_same_in_every_evaluation() -> None:
+    samples = Samples(Drawn(12, 1), where="data.test", device="cpu", seed=3)
+    numbers, _ = samples.read(np.arange(4))
+    again, _ = samples.read(np.array([2, 3]))
+    assert torch.equal(numbers[2:], again)
+
+
+def test_reading_leaves_the_generators_as_they_were() -> None:
+    def drawn() -> list[float]:
+        return [random.random(), np.random.random(), float(torch.rand(()))]
+
+    begin_generators(5)
+    wanted = drawn()
+    begin_generators(5)
+    Samples(Drawn(12, 1), where="data.train", device="cpu", seed=0).read(np.arange(3), np.zeros(3, dtype=np.int64))
+    assert drawn() == wanted
 
 
 def test_classification_has_sums_and_what_counts() -> None:

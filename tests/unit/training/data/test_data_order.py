@@ -33,7 +33,13 @@ def test_the_stream_crosses_the_border_of_an_epoch() -> None:
     whole = np.concatenate([permutation(5, epoch, 10) for epoch in range(4)])
     assert order.samples(7, 26).tolist() == whole[7:33].tolist()
     assert order.samples(3, 4).tolist() == whole[3:7].tolist()
-    assert [order.epoch(element) for element in (0, 9, 10, 39)] == [0, 0, 1, 3]
+
+
+def test_elements_are_found_in_any_order_with_their_epochs() -> None:
+    order = DataOrder(size=10, seed=5)
+    indices, epochs = order.at(np.array([39, 0, 10, 9]))
+    assert indices.tolist() == [order.samples(element, 1)[0] for element in (39, 0, 10, 9)]
+    assert epochs.tolist() == [3, 0, 1, 0]
 
 
 @pytest.mark.parametrize("words", [(0,), (0, 0), (1, 0), (0, 1), (2**64 - 1, 5)])
