@@ -60,6 +60,8 @@ class StepSums:
     switch: bool
     trained: tuple[bool, ...]
     """Which parameters are trained, after this step's forward passes."""
+    begun_to_change: list[bool]
+    """Buffers, as TrackedBuffers.names, that nobody knew to change."""
     statistics: list[Tensor]
     """Of the BatchNorm layers, as RunningStatistics.sums; to be divided by the number of shards."""
     buffers: list[Tensor]
@@ -92,7 +94,8 @@ class TrainingStep:
         self._clip = grad_clip_norm
         self._on_forward = on_forward
         self._parameters = list(parts.model.parameters())
-        self._buffers = TrackedBuffers(parts.model, trial.buffers)
+        self._state = parts.state
+        self._buffers = TrackedBuffers(parts.model, trial.buffers, elsewhere=self._layers.statistics.buffers)
         self._attributes = TrackedAttributes(parts.model, trial.attributes, device=device)
         self._flags = TrainableFlags(self._parameters)
         self._seed_operators = seed_operators if not trial.draws_elsewhere else seed_all
@@ -116,14 +119,17 @@ class TrainingStep:
     ) -> StepSums:
         """Gradients of the whole batch in `.grad` of the parameters; nothing else of the state is changed.
 
-        A step that thaws parameters is computed a second time: only its end says, to all ranks alike, that there is more to exchange.
+        A step that thaws parameters, or changes buffers that did not change before, is computed a second time: only its end says, to all ranks
+        alike, that there is more to exchange.
         Whatever is raised, CollectiveBroken or the user's own, the state is that before the step.
         """
         try:
             sums = self._compute(step, forwards, batches(), exchange, flags)
-            if any(wanted and not there for wanted, there in zip(sums.trained, exchange.trained, strict=True)):
+            thawed = any(wanted and not there for wanted, there in zip(sums.trained, exchange.trained, strict=True))
+            if thawed or any(sums.begun_to_change):
                 self._roll_back()
                 exchange.lay_out(sums.trained)
+                self._track([name for name, found in zip(self._buffers.names, sums.begun_to_change, strict=True) if found])
                 sums = self._compute(step, forwards, batches(), exchange, flags)
             return sums
         except BaseException:
@@ -131,6 +137,17 @@ class TrainingStep:
             raise
         finally:
             self._layers.end_step()
+
+    def follow_state(self) -> None:
+        """Track what the state says that changes: another rank may have found more than this one's trial."""
+        self._buffers.track(self._state.buffers)
+        self._attributes.track(self._state.attributes)
+
+    def _track(self, buffers: list[str]) -> None:
+        """Also these."""
+        if buffers:
+            self._state.track([*self._state.buffers, *buffers], self._state.attributes)
+            self._buffers.track(self._state.buffers)
 
     def _roll_back(self) -> None:
         for tracked in self._tracked:
@@ -200,10 +217,11 @@ class TrainingStep:
         self._attributes.apply(sums.attributes)
         return norm
 
-    # The step's sums are one flat tensor: figures, stop, switch, trained parameters, running statistics, buffers, attributes.
+    # The step's sums are one flat tensor: figures, stop, switch, buffers that begin to change, trained parameters, running statistics, buffers,
+    # attributes.
 
     def _pack(self, figures: Tensor, flags: StepFlags, dtype: torch.dtype) -> Tensor:
-        raised = figures.new_tensor([float(flags.stop), float(flags.switch)])
+        raised = figures.new_tensor([float(flags.stop), float(flags.switch), *self._buffers.begun_to_change()])
         return torch.cat([part.flatten().to(dtype) for part in (figures, raised, *self._flags.sums(), *self._parts())])
 
     def _parts(self) -> list[Tensor]:
@@ -211,9 +229,10 @@ class TrainingStep:
 
     def _unpack(self, packed: Tensor, world_size: int) -> StepSums:
         figures = 2 + 2 * len(self._objective.metric_names or ())
-        position = figures + 2 + len(self._parameters)
+        flags = figures + 2 + len(self._buffers.names)
+        position = flags + len(self._parameters)
         numbers = packed[:position].tolist()
-        stop, switch = numbers[figures : figures + 2]
+        stop, switch, *begun = numbers[figures:flags]
         parts = []
         for part in self._parts():
             parts.append(packed[position : position + part.numel()].view(part.shape))
@@ -221,9 +240,17 @@ class TrainingStep:
         loss, weight, metrics = self._objective.means(numbers[:figures])
         statistics = len(self._layers.statistics.sums())
         buffers = statistics + len(self._buffers.sums())
-        trained = tuple([flag > 0 for flag in numbers[figures + 2 :]])
         return StepSums(
-            loss, weight, metrics, stop > 0, switch == world_size, trained, parts[:statistics], parts[statistics:buffers], parts[buffers:]
+            loss,
+            weight,
+            metrics,
+            stop > 0,
+            switch == world_size,
+            tuple([flag > 0 for flag in numbers[flags:]]),
+            [found > 0 for found in begun],
+            parts[:statistics],
+            parts[statistics:buffers],
+            parts[buffers:],
         )
 
 

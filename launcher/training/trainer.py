@@ -150,8 +150,7 @@ class Trainer:
             on_forward=self._count_forward,
         )
         parts.objective.changes_inputs = trial.changes_inputs
-        parts.state.track(trial.buffers, trial.attributes)
-        self._repeated = trial.repeated
+        parts.state.track(trial.buffers, trial.attributes, trial.repeated)
         self._warm_up = warm_up
         return warm_up
 
@@ -223,7 +222,10 @@ class Trainer:
             parts = self._parts
             self._feed = TrainingFeed(parts.train, parts.order, self._plan, end=self.total_steps, processes=parts.reading)
         self._exchange.use(collective)
-        self._exchange.lay_out(tuple([parameter.requires_grad for parameter in self._parts.model.parameters()]))
+        self._step.follow_state()
+        named = dict(self._parts.model.named_parameters())
+        trained = tuple([parameter.requires_grad for parameter in named.values()])
+        self._exchange.lay_out(trained, [named[name] for name in self._parts.state.repeated])
         self._feed.begin(self._plan.forwards(collective.world_size, collective.rank))
         if 0 < self._entered < collective.generation:
             self._saver.last_step = None  # whether all ranks' parts became a checkpoint is not known here
@@ -232,8 +234,8 @@ class Trainer:
     def _make_exchange(self, collective: Collective) -> Exchange:
         parameters = list(self._parts.model.parameters())
         if self._config.elastic.exact:
-            return ExactExchange(parameters, collective, shards=self._plan.shards, repeated=self._repeated)
-        return GradientExchange(parameters, collective, repeated=self._repeated)
+            return ExactExchange(parameters, collective, shards=self._plan.shards)
+        return GradientExchange(parameters, collective)
 
     def _due(self, every_steps: int | None) -> bool:
         return every_steps is not None and 0 < self.step < self.total_steps and self.step % every_steps == 0

@@ -61,6 +61,7 @@ class DropoutByShard:
     def _drop(self, layer: nn.Dropout, index: int, x: Tensor) -> Tensor:
         if not layer.training or layer.p == 0.0:
             return x
+        torch.empty((), dtype=torch.int64).random_()  # by this number a call is known again where the pass is computed again
         shape = x.shape[:2] + (1,) * (x.dim() - 2) if CHANNELS[type(layer)] else x.shape
         key = mix(DROPOUT, self._seed, self._step, self._shard, index, self._calls[index])
         self._calls[index] += 1

@@ -173,11 +173,9 @@ class ExactExchange(Exchange):
 
     per_shard: ClassVar[bool] = True
 
-    def __init__(
-        self, parameters: list[nn.Parameter], collective: Collective, *, shards: int, repeated: Collection[nn.Parameter] = ()
-    ) -> None:
+    def __init__(self, parameters: list[nn.Parameter], collective: Collective, *, shards: int) -> None:
         """`shards`: V. The collective has at most as many ranks."""
-        super().__init__(parameters, collective, repeated=repeated)
+        super().__init__(parameters, collective)
         self._buckets: list[ExactBucket] = []
         self._shards = shards
         self._next = 0
@@ -197,10 +195,10 @@ class ExactExchange(Exchange):
         self._own = share(self._shards, collective.world_size, collective.rank)
         self._segments_made = False
 
-    def lay_out(self, trained: tuple[bool, ...]) -> None:
-        if trained != self.trained:
+    def lay_out(self, trained: tuple[bool, ...], repeated: Collection[nn.Parameter] | None = None) -> None:
+        super().lay_out(trained, repeated)
+        if not self._buckets:
             self._segments_made = False
-        super().lay_out(trained)
 
     def begin_step(self) -> None:
         self._drop_gradients()

@@ -63,12 +63,10 @@ class Exchange(ABC):
     """Whether it takes the shards one by one, each with its own sums; else a rank's all together, with its last backward pass."""
     _buckets: Sequence[Bucket]
 
-    def __init__(self, parameters: list[nn.Parameter], collective: Collective, *, repeated: Collection[nn.Parameter] = ()) -> None:
-        """`parameters`: all of the model. `repeated`: those that get their gradient in several parts in one backward pass, as a weight
-        that two recomputed blocks share: they are sent when the pass is over.
-        """
+    def __init__(self, parameters: list[nn.Parameter], collective: Collective) -> None:
+        """`parameters`: all of the model."""
         self._parameters = parameters
-        self._repeated = frozenset(repeated)
+        self._repeated: frozenset[nn.Parameter] = frozenset()
         self.dtype = dtype_of_sums(parameters)
         """Of everything that is summed."""
         self.trained: tuple[bool, ...] = ()
@@ -98,10 +96,16 @@ class Exchange(ABC):
             bucket.abandon()
         self._collective = collective
 
-    def lay_out(self, trained: tuple[bool, ...]) -> None:
-        """Exchange the gradients of these parameters from the next step on: a flag for each. The same on every rank."""
-        if trained == self.trained:
+    def lay_out(self, trained: tuple[bool, ...], repeated: Collection[nn.Parameter] | None = None) -> None:
+        """Exchange the gradients of these parameters from the next step on: a flag for each. The same on every rank.
+
+        repeated: those that get their gradient in several parts in one backward pass, as a weight that two recomputed blocks share: they are
+        sent when the pass is over. None: as before.
+        """
+        several = self._repeated if repeated is None else frozenset(repeated)
+        if trained == self.trained and several == self._repeated:
             return
+        self._repeated = several
         for hook in self._hooks:
             hook.remove()
         self._hooks = []

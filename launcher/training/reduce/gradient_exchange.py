@@ -7,7 +7,6 @@ What the transport makes of a sum depends on the number of ranks; exact_exchange
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from functools import partial
 from typing import ClassVar
 
@@ -84,8 +83,8 @@ class GradientExchange(Exchange):
 
     per_shard: ClassVar[bool] = False
 
-    def __init__(self, parameters: list[nn.Parameter], collective: Collective, *, repeated: Collection[nn.Parameter] = ()) -> None:
-        super().__init__(parameters, collective, repeated=repeated)
+    def __init__(self, parameters: list[nn.Parameter], collective: Collective) -> None:
+        super().__init__(parameters, collective)
         self._buckets: list[FlatBucket] = []
         self._sums: Tensor | None = None
         """Those of a world of one, which sends nothing."""

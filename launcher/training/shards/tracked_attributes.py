@@ -7,6 +7,7 @@ the same on every rank and at every world size, goes into checkpoints, and a new
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -39,11 +40,16 @@ class AttributeName(NamedTuple):
 class TrackedAttributes:
     """What is in them between `begin_step` and `apply` is of one forward pass alone."""
 
-    def __init__(self, model: nn.Module, names: list[AttributeName], *, device: str) -> None:
-        self._places = [(model.get_submodule(name.module), name.name) for name in names]
+    def __init__(self, model: nn.Module, names: Sequence[AttributeName], *, device: str) -> None:
+        self._model = model
         self._device = device
+        self.track(names)
+
+    def track(self, names: Sequence[AttributeName]) -> None:
+        """From the next step on these are the ones that are tracked."""
+        self._places = [(self._model.get_submodule(name.module), name.name) for name in names]
         self._starts: list[Number] = []
-        self._sums = [torch.zeros(_WIDTH * len(names), device=device)] if names else []
+        self._sums = [torch.zeros(_WIDTH * len(names), device=self._device)] if names else []
 
     def begin_step(self) -> None:
         """Remember the values from which every shard of the step starts."""

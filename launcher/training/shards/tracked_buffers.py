@@ -6,6 +6,9 @@ these exactly.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
 import torch
 from torch import Tensor, nn
 
@@ -13,18 +16,68 @@ DIGITS = 4
 _DIGIT = 1 << 16
 
 
-class TrackedBuffers:
-    """The named buffers of a model: what is in them between `begin_step` and `apply` is of one forward pass alone."""
+Place = tuple[nn.Module, str]
+"""A module and the name of its buffer."""
 
-    def __init__(self, model: nn.Module, names: list[str]) -> None:
-        self._places = [(model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in names]
+
+@dataclass
+class _Watched:
+    """A buffer that has not changed in a forward pass yet."""
+
+    place: Place
+    tensor: Tensor
+    version: int
+    """torch counts what is written into a tensor."""
+    value: Tensor
+    """A copy."""
+
+    @classmethod
+    def at(cls, place: Place) -> _Watched:
+        tensor = _value(place)
+        return cls(place, tensor, tensor._version, tensor.detach().clone())
+
+    @property
+    def changed(self) -> bool:
+        now = self.place[0]._buffers[self.place[1]]
+        return now is not self.tensor or now._version != self.version
+
+
+class TrackedBuffers:
+    """The named buffers of a model: what is in them between `begin_step` and `apply` is of one forward pass alone.
+
+    Those that change are tracked. The others are watched: which ones have begun to change is said at the end of a step, to all ranks alike,
+    and the step is computed again with these tracked as well.
+    """
+
+    def __init__(self, model: nn.Module, names: Sequence[str], *, elsewhere: Collection[int] = ()) -> None:
+        """`names`: of those that are tracked; `elsewhere`: ids of the buffers that are none of our business."""
+        self._model = model
+        self.names = [name for name, buffer in model.named_buffers() if id(buffer) not in elsewhere]
+        """Of all that are tracked or watched."""
         self._starts: list[Tensor] = []
         self._sums: list[Tensor] = []
+        self._begun: set[str] = set()
+        """Of the watched ones, those that changed in this step."""
+        self.track(names)
+
+    def track(self, names: Collection[str]) -> None:
+        """From the next step on these are the ones that are tracked."""
+        self._places = [self._place(name) for name in self.names if name in names]
+        self._watched = {name: _Watched.at(self._place(name)) for name in self.names if name not in names}
+        self._starts = []
 
     def begin_step(self) -> None:
         """Remember the values from which every shard of the step starts."""
-        self._starts = [self._value(place).detach().clone() for place in self._places]
+        self._begun.clear()
+        self._starts = [_value(place).detach().clone() for place in self._places]
         self._sums = [_zeros(start) for start in self._starts]
+        for name, watched in self._watched.items():
+            if watched.changed:  # by an evaluation, or by a state that was taken over
+                self._watched[name] = _Watched.at(watched.place)
+
+    def begun_to_change(self) -> list[float]:
+        """1 for each of `names` that is not tracked and changed in a forward pass of this step, else 0."""
+        return [float(name in self._begun) for name in self.names]
 
     def clear_sums(self) -> None:
         """Sum from here on, within the step."""
@@ -38,11 +91,14 @@ class TrackedBuffers:
     def end_forward(self, shards: range) -> None:
         """Add the change that a forward pass of these shards made to the sums."""
         for place, start, total in zip(self._places, self._starts, self._sums, strict=True):
-            value = self._value(place).detach()
+            value = _value(place).detach()
             if start.is_floating_point():
                 total += (value - start).flatten() * len(shards)
             elif 0 in shards:
                 total += _digits(value)
+        for name, watched in self._watched.items():
+            if watched.changed:
+                self._begun.add(name)
 
     def sums(self) -> list[Tensor]:
         """What this rank adds to the step's last collective, or what came since `clear_sums`."""
@@ -58,13 +114,23 @@ class TrackedBuffers:
     @torch.no_grad()
     def roll_back(self) -> None:
         """Give the model the values before the step."""
-        for (module, name), start in zip(self._places, self._starts, strict=True):
+        for (module, name), start in zip(self._places, self._starts, strict=False):
             _write(module, name, start)
+        for key, watched in self._watched.items():
+            if watched.changed:
+                watched.place[0]._buffers[watched.place[1]] = watched.tensor
+                watched.tensor.copy_(watched.value)
+                self._watched[key] = replace(watched, version=watched.tensor._version)
 
-    def _value(self, place: tuple[nn.Module, str]) -> Tensor:
-        value = place[0]._buffers[place[1]]
-        assert value is not None, "a buffer that changed in the trial step is there"
-        return value
+    def _place(self, name: str) -> Place:
+        module, _, key = name.rpartition(".")
+        return self._model.get_submodule(module), key
+
+
+def _value(place: Place) -> Tensor:
+    value = place[0]._buffers[place[1]]
+    assert value is not None, "named_buffers gave it"
+    return value
 
 
 def _write(module: nn.Module, name: str, value: Tensor) -> None:

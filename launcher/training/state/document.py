@@ -56,6 +56,10 @@ class StateDocument:
     scheduler: SchedulerDocument | None
     trained: list[str]
     """Names of the parameters that are trained; the others are frozen."""
+    buffers: list[str]
+    """Names of the buffers that change while training."""
+    repeated: list[str]
+    """Names of the parameters that get their gradient in several parts in one backward pass."""
     attributes: dict[str, bool | int | float | None]
     """Plain numbers that modules keep as attributes and change while training, by `module.name`; None: there is no such attribute."""
 

@@ -67,8 +67,12 @@ class TrainState:
         self._scheduler_choice = None if scheduler_choice is None else chosen(scheduler_choice)
         self._names = {parameter: name for name, parameter in model.named_parameters()}
         self._check_parameters()
-        self._buffers: list[str] = []
-        self._attributes: list[AttributeName] = []
+        self.buffers: list[str] = []
+        """Names of those that change while training."""
+        self.attributes: list[AttributeName] = []
+        """Those that change while training."""
+        self.repeated: list[str] = []
+        """Names of the parameters that get their gradient in several parts in one backward pass."""
         self.prepared: dict[str, Tensor] = {}
         """Memory for what the optimizer will keep, by name, while it keeps nothing yet."""
 
@@ -76,9 +80,15 @@ class TrainState:
         """Every tensor of the state, by name; not copies."""
         return {MODEL + name: value for name, value in self._model_tensors().items()} | self._kept_by(self.optimizer)
 
-    def track(self, buffers: Sequence[str], attributes: Sequence[AttributeName]) -> None:
-        """These change while training, so they belong to the state, whether a buffer is persistent or not."""
-        self._buffers, self._attributes = [*buffers], [*attributes]
+    def track(self, buffers: Sequence[str], attributes: Sequence[AttributeName], repeated: Sequence[nn.Parameter] | None = None) -> None:
+        """These change while training, so they belong to the state, whether a buffer is persistent or not.
+
+        repeated: parameters that get their gradient in several parts; None: as before. What was found is state as well, because all ranks
+        exchange the same.
+        """
+        self.buffers, self.attributes = [*buffers], [*attributes]
+        if repeated is not None:
+            self.repeated = [self._names[parameter] for parameter in repeated]
 
     def prepare_to_receive(self) -> None:
         """Allocate, and touch, what the optimizer will keep: most optimizers do that in their first step only.
@@ -118,7 +128,9 @@ class TrainState:
             OptimizerDocument(self._optimizer_choice, through_json(scalars, "optimizer"), groups),
             scheduler,
             [name for parameter, name in self._names.items() if parameter.requires_grad],
-            {str(at): _without_absent(value_at(self.model.get_submodule(at.module), at.name)) for at in self._attributes},
+            [*self.buffers],
+            [*self.repeated],
+            {str(at): _without_absent(value_at(self.model.get_submodule(at.module), at.name)) for at in self.attributes},
         )
 
     def load_model(self, tensors: Mapping[str, Tensor]) -> None:
@@ -179,14 +191,15 @@ class TrainState:
         trained = set(document.trained)
         for parameter, name in self._names.items():
             parameter.requires_grad_(name in trained)
-        for at, value in document.attributes.items():
-            module, _, name = at.rpartition(".")
-            put(self.model.get_submodule(module), name, ABSENT if value is None else value)
+        self.buffers, self.repeated = [*document.buffers], [*document.repeated]
+        self.attributes = [AttributeName(*at.rpartition(".")[::2]) for at in document.attributes]
+        for at, value in zip(self.attributes, document.attributes.values(), strict=True):
+            put(self.model.get_submodule(at.module), at.name, ABSENT if value is None else value)
 
     def _model_tensors(self) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = self.model.state_dict()
         present = dict(self.model.named_buffers())
-        return tensors | {name: present[name] for name in self._buffers if name not in tensors}
+        return tensors | {name: present[name] for name in self.buffers if name not in tensors}
 
     def _names_of(self, optimizer: torch.optim.Optimizer) -> list[str]:
         """Of its parameters, in the order in which its state counts them."""

@@ -216,10 +216,8 @@ def test_a_gradient_in_two_parts_is_whole_or_an_error(exact: bool, known: bool) 
     repeated = [model.shared.weight] if known else []
     collective = FakeCollective()
     exchange: Any
-    if exact:
-        exchange = ExactExchange(parameters, collective, shards=2, repeated=repeated)  # type: ignore[arg-type]
-    else:
-        exchange = GradientExchange(parameters, collective, repeated=repeated)  # type: ignore[arg-type]
+    exchange = ExactExchange(parameters, collective, shards=2) if exact else GradientExchange(parameters, collective)  # type: ignore[arg-type]
+    exchange.lay_out((True, True), repeated)
     exchange.begin_step()
     exchange.arm(torch.ones(SUMS), last=True)
     if not known:

@@ -253,6 +253,7 @@ def test_buffers_of_the_models_own_are_means_and_whole_numbers_are_exact() -> No
     ranks = []
     for forwards in ([range(2)], [range(2, 3)]):
         buffers = TrackedBuffers(model, ["seen", "count", "flag"])
+        assert buffers.begun_to_change() == [0.0, 0.0, 0.0]
         buffers.begin_step()
         for shards in forwards:
             buffers.begin_forward()
@@ -267,3 +268,31 @@ def test_buffers_of_the_models_own_are_means_and_whole_numbers_are_exact() -> No
     assert model.seen.tolist() == [6.0, 7.0]
     assert model.count.tolist() == [-3, 2**62 + 3]
     assert model.flag.item() is True
+
+
+def test_a_buffer_that_begins_to_change_is_noticed_and_put_back() -> None:
+    model = nn.Module()
+    model.register_buffer("later", torch.tensor([1.0]))
+    model.register_buffer("replaced", torch.tensor([2.0]))
+    model.register_buffer("constant", torch.tensor([3.0]))
+    buffers = TrackedBuffers(model, [])
+    model.constant += 1.0  # outside of a step
+    buffers.begin_step()
+    for change in (True, False):
+        buffers.begin_forward()
+        if change:
+            model.later += 1.0
+            model.replaced = torch.tensor([5.0])
+        buffers.end_forward(range(1))
+    assert buffers.names == ["later", "replaced", "constant"]
+    assert buffers.begun_to_change() == [1.0, 1.0, 0.0]
+    buffers.roll_back()
+    assert (model.later.item(), model.replaced.item(), model.constant.item()) == (1.0, 2.0, 4.0)
+    buffers.track(["later", "replaced"])
+    buffers.begin_step()
+    buffers.begin_forward()
+    model.later += 1.0
+    buffers.end_forward(range(1))
+    assert buffers.begun_to_change() == [0.0, 0.0, 0.0]
+    buffers.apply(buffers.sums(), 1)
+    assert model.later.item() == 2.0

@@ -33,13 +33,15 @@ DOCUMENT = StateDocument(
     ),
     SchedulerDocument(Component(target="cosine", params={}), {"best": math.inf, "milestones": [1, 2]}),
     ["0.weight"],
+    ["0.level"],
+    [],
     {"calls": 3, "0.level": 0.5, "0.on": True, "0.later": None},
 )
 
 
 def test_it_is_read_back_as_it_was_written() -> None:
     assert StateDocument.from_json(json.loads(json.dumps(DOCUMENT.to_json()))) == DOCUMENT
-    assert [*DOCUMENT.to_json()] == ["step", "optimizer", "scheduler", "trained", "attributes"]
+    assert [*DOCUMENT.to_json()] == ["step", "optimizer", "scheduler", "trained", "buffers", "repeated", "attributes"]
 
 
 @pytest.mark.parametrize(
