@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from launcher.config.schema import JobConfig
 from launcher.core.errors import UserCodeError
+from launcher.training.tasks import WeightedSum, over_samples
 from launcher.training.trainer import RunOutcome
 from tests.support.data_sets import HERE as DATA_SETS
 from tests.unit.training.small_jobs import Recorder, alone, job, trainer
@@ -34,11 +35,11 @@ class OfMappings:
     def inputs(self, batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
         return batch["text"], batch["label"]
 
-    def losses(self, outputs: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        return functional.cross_entropy(outputs, batch["label"], reduction="none")
+    def loss(self, outputs: Tensor, batch: dict[str, Tensor]) -> WeightedSum:
+        return over_samples(functional.cross_entropy(outputs, batch["label"], reduction="none"))
 
-    def metrics(self, outputs: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"length": (batch["text"] >= 0).sum(1).float()}
+    def metrics(self, outputs: Tensor, batch: dict[str, Tensor]) -> dict[str, WeightedSum]:
+        return {"length": over_samples((batch["text"] >= 0).sum(1).float())}
 
     def check(self, outputs: Tensor, batch: dict[str, Tensor]) -> None: ...
 
