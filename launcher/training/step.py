@@ -70,6 +70,13 @@ class StepSums:
     """As TrackedAttributes.sums."""
 
 
+class BuffersBegan(Exception):
+    """Some buffers changed for the first time: they are tracked now, and the step has to be taken again, one shard at a time.
+
+    Raised on every rank in the same step. The trial could not see whether shards may share a forward pass that changes these.
+    """
+
+
 class TrainingStep:
     """The step on one rank: `run` computes it with the other ranks and applies it."""
 
@@ -107,7 +114,8 @@ class TrainingStep:
         """Take the state from `step` to `step` + 1.
 
         forwards: the shards of each forward pass of this rank; batches: gives one for each of them, again at each call.
-        Whatever is raised, the parameters and buffers are those before the step: CollectiveBroken, TrainingDiverged, the user's own.
+        Whatever is raised, the parameters and buffers are those before the step: CollectiveBroken, BuffersBegan, TrainingDiverged, the user's
+        own.
         """
         sums = self.compute(step, forwards, batches, exchange, flags)
         grad_norm = self.apply(sums, step + 1)
@@ -119,17 +127,18 @@ class TrainingStep:
     ) -> StepSums:
         """Gradients of the whole batch in `.grad` of the parameters; nothing else of the state is changed.
 
-        A step that thaws parameters, or changes buffers that did not change before, is computed a second time: only its end says, to all ranks
-        alike, that there is more to exchange.
-        Whatever is raised, CollectiveBroken or the user's own, the state is that before the step.
+        A step that thaws parameters is computed a second time: only its end says, to all ranks alike, that there is more to exchange.
+        Whatever is raised, CollectiveBroken, BuffersBegan or the user's own, the state is that before the step.
         """
         try:
             sums = self._compute(step, forwards, batches(), exchange, flags)
             thawed = any(wanted and not there for wanted, there in zip(sums.trained, exchange.trained, strict=True))
-            if thawed or any(sums.begun_to_change):
+            if any(sums.begun_to_change):
+                self._track([name for name, found in zip(self._buffers.names, sums.begun_to_change, strict=True) if found])
+                raise BuffersBegan
+            if thawed:
                 self._roll_back()
                 exchange.lay_out(sums.trained)
-                self._track([name for name, found in zip(self._buffers.names, sums.begun_to_change, strict=True) if found])
                 sums = self._compute(step, forwards, batches(), exchange, flags)
             return sums
         except BaseException:
@@ -144,10 +153,10 @@ class TrainingStep:
         self._attributes.track(self._state.attributes)
 
     def _track(self, buffers: list[str]) -> None:
-        """Also these."""
-        if buffers:
-            self._state.track([*self._state.buffers, *buffers], self._state.attributes)
-            self._buffers.track(self._state.buffers)
+        """Also these, from what they were before the step."""
+        self._roll_back()
+        self._state.track([*self._state.buffers, *buffers], self._state.attributes)
+        self._buffers.track(self._state.buffers)
 
     def _roll_back(self) -> None:
         for tracked in self._tracked:

@@ -28,7 +28,7 @@ from launcher.training.single_values import single_values_explained
 from launcher.training.state.checkpoint_saver import CheckpointSaver
 from launcher.training.state.document import StateDocument
 from launcher.training.state.transfer import StateHeader, StateMove, share_state
-from launcher.training.step import StepFlags, TrainingStep, check_finite
+from launcher.training.step import BuffersBegan, StepFlags, StepResult, TrainingStep, check_finite
 from launcher.training.warm_up import WarmUp, try_a_step
 
 
@@ -151,6 +151,7 @@ class Trainer:
         )
         parts.objective.changes_inputs = trial.changes_inputs
         parts.state.track(trial.buffers, trial.attributes, trial.repeated)
+        self._found = frozenset(trial.buffers)
         self._warm_up = warm_up
         return warm_up
 
@@ -223,6 +224,7 @@ class Trainer:
             self._feed = TrainingFeed(parts.train, parts.order, self._plan, end=self.total_steps, processes=parts.reading)
         self._exchange.use(collective)
         self._step.follow_state()
+        self._check_fusing()
         named = dict(self._parts.model.named_parameters())
         trained = tuple([parameter.requires_grad for parameter in named.values()])
         self._exchange.lay_out(trained, [named[name] for name in self._parts.state.repeated])
@@ -242,12 +244,12 @@ class Trainer:
 
     def _train_until_end(self, collective: Collective) -> RunOutcome:
         trainer, checkpoint = self._config.trainer, self._config.checkpoint
-        exchange, feed = self._exchange, self._feed
+        exchange = self._exchange
         assert exchange is not None
         while self.step < self.total_steps:
             collective.check()
             began = time.perf_counter()
-            result = self._step.run(self.step, feed.forwards, self._batches, exchange, self._observer.flags())
+            result = self._take_step(collective, exchange, self._observer.flags())
             self.step += 1
             self._observer.applied(StepRecord(self.step, result.loss, result.metrics, time.perf_counter() - began, result.grad_norm))
             if self._due(trainer.eval_every_steps):
@@ -262,6 +264,19 @@ class Trainer:
         self._evaluate(collective)
         self._save_and_wait(collective)
         return RunOutcome.FINISHED
+
+    def _take_step(self, collective: Collective, exchange: Exchange, flags: StepFlags) -> StepResult:
+        while True:
+            try:
+                return self._step.run(self.step, self._feed.forwards, self._batches, exchange, flags)
+            except BuffersBegan:
+                self._check_fusing()
+                self._feed.begin(self._plan.forwards(collective.world_size, collective.rank))
+
+    def _check_fusing(self) -> None:
+        """Where buffers change that did not in the trial, it could not see whether shards may share a forward pass."""
+        if self._config.trainer.fuse != "on" and not self._found.issuperset(self._parts.state.buffers):
+            self._plan = replace(self._plan, width=1)
 
     def _batches(self) -> Iterator[Batch]:
         """Of this step, one for each forward pass; once more, where the step is computed again."""

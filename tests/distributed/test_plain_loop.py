@@ -48,6 +48,7 @@ PER_SHARD: dict[str, JobConfig] = {
         ("again, not reentrant", "Recomputed", {"again": "other"}),
         ("a buffer that is not persistent, and a count", "Remembers", {}),
         ("draws of Python and NumPy", "DrawsElsewhere", {}),
+        ("a buffer that begins to change later", "BeginsLater", {}),
     )
 }
 State = dict[str, torch.Tensor]

@@ -210,7 +210,7 @@ class ExactExchange(Exchange):
 
     @torch.no_grad()
     def arm(self, sums: Tensor, *, last: bool) -> None:
-        if not self._buckets:
+        if not self._buckets or len(sums) != self._length:
             self._make_buckets(len(sums))
         if self._pending:
             for bucket in self._buckets:
@@ -250,6 +250,9 @@ class ExactExchange(Exchange):
         return sums
 
     def _make_buckets(self, sums: int) -> None:
+        self._forget_buckets()
+        self._length = sums
+        self._segments_made = False
         pending = self._cut()
         first = 0
         for index, members in enumerate(pending):

@@ -78,6 +78,8 @@ class Exchange(ABC):
         self._armed = False
         """Whether the backward pass that sends buckets has begun."""
         self._hooks: list[RemovableHandle] = []
+        self._length = 0
+        """Of the sums for which the buckets were made."""
         self.lay_out(tuple([parameter.requires_grad for parameter in parameters]))
 
     @property
@@ -106,12 +108,15 @@ class Exchange(ABC):
         if trained == self.trained and several == self._repeated:
             return
         self._repeated = several
+        self._forget_buckets()
+        self.trained = trained
+        self._laid_out = [parameter for parameter, flag in zip(self._parameters, trained, strict=True) if flag]
+
+    def _forget_buckets(self) -> None:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
         self._buckets = []
-        self.trained = trained
-        self._laid_out = [parameter for parameter, flag in zip(self._parameters, trained, strict=True) if flag]
 
     def check(self) -> None:
         """Raises CollectiveBroken once the generation was left: what is computed further is in vain. So does the last backward pass."""
@@ -123,7 +128,7 @@ class Exchange(ABC):
 
     @abstractmethod
     def arm(self, sums: Tensor, *, last: bool) -> None:
-        """Before a backward pass, the rank's last one in the step or not: `sums`, (n,) of `dtype` and always as long, belong to it.
+        """Before a backward pass, the rank's last one in the step or not: `sums`, (n,) of `dtype` and as long on every rank, belong to it.
 
         Without `per_shard` it is called before the last one alone. Raises CollectiveBroken.
         """

@@ -99,7 +99,7 @@ class GradientExchange(Exchange):
         self._sums = sums
         if self.alone:
             return
-        if not self._buckets:
+        if not self._buckets or len(sums) != self._length:
             self._make_buckets(len(sums))
         for bucket in self._buckets:
             bucket.missing = dict(zip(bucket.parameters, bucket.views, strict=True))
@@ -126,6 +126,8 @@ class GradientExchange(Exchange):
         return sums
 
     def _make_buckets(self, sums: int) -> None:
+        self._forget_buckets()
+        self._length = sums
         pending = self._cut()
         first = 0
         for index, members in enumerate(pending):

@@ -139,6 +139,22 @@ class Remembers(Flat):
         return super().forward(x) * (1 + self.level[0] * self.level[1] + 0.01 * self.calls)
 
 
+class BeginsLater(Flat):
+    """A buffer that begins to change in the third step, and matters within the pass that changes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("level", torch.zeros(64, dtype=torch.float64))
+        self.register_buffer("seen", torch.tensor(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.seen += 1
+            if self.seen > 2:
+                self.level = 0.8 * self.level + 0.2 * x.detach().flatten(1).mean(0)
+        return super().forward(x.flatten(1) * (1 + self.level))
+
+
 # what is refused
 
 
