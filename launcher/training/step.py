@@ -119,6 +119,8 @@ class TrainingStep:
         """
         sums = self.compute(step, forwards, batches, exchange, flags)
         grad_norm = self.apply(sums, step + 1)
+        # Only now: where the generation ends before, ranks go on together of which some did not hear what had begun.
+        self._state.buffers = self._buffers.tracked
         exchange.lay_out(sums.trained)
         return StepResult(sums.loss, sums.metrics, grad_norm, sums.stop, sums.switch)
 
@@ -134,7 +136,9 @@ class TrainingStep:
             sums = self._compute(step, forwards, batches(), exchange, flags)
             thawed = any(wanted and not there for wanted, there in zip(sums.trained, exchange.trained, strict=True))
             if any(sums.begun_to_change):
-                self._track([name for name, found in zip(self._buffers.names, sums.begun_to_change, strict=True) if found])
+                self._roll_back()
+                begun = {name for name, found in zip(self._buffers.names, sums.begun_to_change, strict=True) if found}
+                self._buffers.track(begun.union(self._buffers.tracked))
                 raise BuffersBegan
             if thawed:
                 self._roll_back()
@@ -151,12 +155,6 @@ class TrainingStep:
         """Track what the state says that changes: another rank may have found more than this one's trial."""
         self._buffers.track(self._state.buffers)
         self._attributes.track(self._state.attributes)
-
-    def _track(self, buffers: list[str]) -> None:
-        """Also these, from what they were before the step."""
-        self._roll_back()
-        self._state.track([*self._state.buffers, *buffers], self._state.attributes)
-        self._buffers.track(self._state.buffers)
 
     def _roll_back(self) -> None:
         for tracked in self._tracked:

@@ -224,7 +224,8 @@ class Trainer:
             self._feed = TrainingFeed(parts.train, parts.order, self._plan, end=self.total_steps, processes=parts.reading)
         self._exchange.use(collective)
         self._step.follow_state()
-        self._check_fusing()
+        if not self._found.issuperset(self._parts.state.buffers):
+            self._unfuse()
         named = dict(self._parts.model.named_parameters())
         trained = tuple([parameter.requires_grad for parameter in named.values()])
         self._exchange.lay_out(trained, [named[name] for name in self._parts.state.repeated])
@@ -270,12 +271,12 @@ class Trainer:
             try:
                 return self._step.run(self.step, self._feed.forwards, self._batches, exchange, flags)
             except BuffersBegan:
-                self._check_fusing()
+                self._unfuse()
                 self._feed.begin(self._plan.forwards(collective.world_size, collective.rank))
 
-    def _check_fusing(self) -> None:
+    def _unfuse(self) -> None:
         """Where buffers change that did not in the trial, it could not see whether shards may share a forward pass."""
-        if self._config.trainer.fuse != "on" and not self._found.issuperset(self._parts.state.buffers):
+        if self._config.trainer.fuse != "on":
             self._plan = replace(self._plan, width=1)
 
     def _batches(self) -> Iterator[Batch]:

@@ -62,7 +62,8 @@ class TrackedBuffers:
 
     def track(self, names: Collection[str]) -> None:
         """From the next step on these are the ones that are tracked."""
-        self._places = [self._place(name) for name in self.names if name in names]
+        self.tracked = [name for name in self.names if name in names]
+        self._places = [self._place(name) for name in self.tracked]
         self._watched = {name: _Watched.at(self._place(name)) for name in self.names if name not in names}
         self._starts = []
 
