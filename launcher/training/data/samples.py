@@ -162,6 +162,9 @@ def read_forward(samples: Samples, order: DataOrder, plan: BatchPlan, step: int,
     """
     micro = plan.micro_batch_size
     first = step * plan.global_batch_size
+    if samples.immediate:  # which pass over the data it is does not matter
+        indices = order.samples(first + shards.start * micro, len(shards) * micro)
+        return samples.read(indices.reshape(len(shards), micro).T.reshape(-1))
     if not samples.in_groups or len(shards) == 1:
         rows = np.arange(shards.start * micro, shards.stop * micro).reshape(len(shards), micro).T.reshape(-1)
         return samples.read(*order.at(first + rows))

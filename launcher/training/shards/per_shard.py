@@ -112,7 +112,10 @@ class PerShardLayers:
     def _keys(self, step: int, shards: range) -> Tensor:
         if self._dropouts:
             return shard_keys(self._seed, step, shards)
-        return self._no_keys.setdefault(len(shards), torch.zeros(len(shards), dtype=torch.int64))
+        keys = self._no_keys.get(len(shards))
+        if keys is None:
+            keys = self._no_keys[len(shards)] = torch.zeros(len(shards), dtype=torch.int64)
+        return keys
 
     def _rows(self, x: Tensor) -> tuple[int, int]:
         """(rows of each shard, shards): a single shard may have any number of rows, for example a row a token."""
