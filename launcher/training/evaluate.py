@@ -10,6 +10,7 @@ from launcher.training.comm.collective import Collective
 from launcher.training.data.feed import evaluation_batches
 from launcher.training.data.reading_processes import ReadingProcesses
 from launcher.training.data.samples import Samples
+from launcher.training.left_as_it_was import left_as_it_was
 from launcher.training.objective import Objective
 from launcher.training.shards.batch import share
 
@@ -36,7 +37,7 @@ def evaluate(
     owned = share(-(-len(samples) // chunk), collective.world_size, collective.rank)
     chunks = [range(index * chunk, min((index + 1) * chunk, len(samples))) for index in owned]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), left_as_it_was(model):
             for batch in evaluation_batches(samples, chunks, processes):
                 on_forward()
                 sums += objective(batch)[1].double()

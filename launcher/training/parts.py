@@ -16,6 +16,7 @@ from launcher.training.components import build
 from launcher.training.data.data_order import DataOrder
 from launcher.training.data.reading_processes import ReadingProcesses, start_fork_server
 from launcher.training.data.samples import Samples
+from launcher.training.left_as_it_was import left_as_it_was
 from launcher.training.objective import Objective
 from launcher.training.optimization import build_scheduler, check_optimizer, with_total_steps
 from launcher.training.shards.batch import total_steps
@@ -128,7 +129,7 @@ def _check_output(objective: Objective, train: Samples) -> None:
     batch = train.read(np.arange(min(SAMPLES_CHECKED, len(train)), dtype=np.int64))
     model, task = objective.model, objective.task
     model.eval()
-    with torch.no_grad(), objective.autocast():
+    with torch.no_grad(), left_as_it_was(model), objective.autocast():
         task.check(model(*task.inputs(batch)), batch)
         objective(batch)
 
@@ -136,6 +137,15 @@ def _check_output(objective: Objective, train: Samples) -> None:
 def _build_state(config: JobConfig, model: nn.Module, steps: int) -> TrainState:
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserCodeError("the model has no parameters to train", where="model._target_", given=config.model.target)
+    strange = [name for name, value in (*model.named_parameters(), *model.named_buffers()) if value.is_complex()]
+    if strange:
+        raise UserCodeError(
+            "complex parameters and buffers cannot be added up over workers",
+            where="model._target_",
+            given=", ".join(strange[:3]),
+            expected="real ones",
+            next="keep torch.view_as_real(...) of it, and use torch.view_as_complex(...) in forward",
+        )
     # As in a plain loop, frozen ones too: a model may thaw them later.
     optimizer = build(config.optimizer, list(model.parameters()), key="optimizer")
     if not isinstance(optimizer, torch.optim.Optimizer):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,7 @@ from launcher.training.shards.random_streams import OTHER_OPERATORS, mix
 from launcher.training.shards.tracked_attributes import TrackedAttributes
 from launcher.training.shards.tracked_buffers import TrackedBuffers
 from launcher.training.shards.trainable_flags import TrainableFlags
+from launcher.training.shards.unwritten_parameters import check_unwritten, versions_of
 from launcher.training.warm_up import Trial
 
 
@@ -181,7 +182,8 @@ class TrainingStep:
             if last or exchange.per_shard:
                 exchange.arm(self._pack(figures, flags, exchange.dtype), last=last)
             # In half precision a sum over many samples may be too large; what counts in them is divided by when it is known.
-            torch.autograd.backward(loss, torch.full_like(loss, 1.0 / self._plan.global_batch_size))
+            if loss.requires_grad:  # a shard may have nothing to learn from
+                torch.autograd.backward(loss, torch.full_like(loss, 1.0 / self._plan.global_batch_size))
         return self._unpack(exchange.finish(), exchange.world_size)
 
     def forward(self, step: int, shards: range, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -190,8 +192,10 @@ class TrainingStep:
         self._seed_operators(mix(OTHER_OPERATORS, self._seed, step, shards.start))
         for tracked in self._tracked:
             tracked.begin_forward()
+        versions = versions_of(self._parameters)
         with self._layers.forward(step, shards):
             loss, figures = self._objective(batch)
+        check_unwritten(self._parameters, versions)
         for tracked in self._tracked:
             tracked.end_forward(shards)
         return loss, figures
@@ -272,10 +276,13 @@ def diverged(what: str, step: int, given: str) -> TrainingDiverged:
     )
 
 
-def check_finite(tensors: Mapping[str, Tensor], step: int) -> None:
-    """Raises TrainingDiverged where a tensor of the state after `step` steps holds a number that is not finite."""
+def check_finite(tensors: Mapping[str, Tensor], step: int, buffers: Collection[str]) -> None:
+    """Raises TrainingDiverged where a tensor of the state after `step` steps holds a number that is not finite.
+
+    `buffers`: names of those that may hold infinities, as masks do.
+    """
     names = [name for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel()]
     norms = torch._foreach_norm([tensors[name] for name in names], float("inf"))
     for name, norm in zip(names, torch.stack([norm.float() for norm in norms]).tolist(), strict=True):
-        if not norm < float("inf"):
+        if math.isnan(norm) or (math.isinf(norm) and name not in buffers):
             raise diverged("the state is not finite", step, f"{name} holds {norm}")

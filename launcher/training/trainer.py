@@ -27,6 +27,7 @@ from launcher.training.shards.batch import BatchPlan
 from launcher.training.single_values import single_values_explained
 from launcher.training.state.checkpoint_saver import CheckpointSaver
 from launcher.training.state.document import StateDocument
+from launcher.training.state.train_state import MODEL
 from launcher.training.state.transfer import StateHeader, StateMove, share_state
 from launcher.training.step import BuffersBegan, StepFlags, StepResult, TrainingStep, check_finite
 from launcher.training.warm_up import WarmUp, try_a_step
@@ -301,7 +302,7 @@ class Trainer:
     def _save(self, collective: Collective) -> None:
         self._observer.doing("saving")
         tensors = self._parts.state.tensors()
-        check_finite(tensors, self.step)
+        check_finite(tensors, self.step, {MODEL + name for name, _ in self._parts.model.named_buffers()})
         self._saver.save(tensors, self._parts.state.document(self.step).to_json(), self.step, collective)
         self._observer.doing("training")
 

@@ -73,9 +73,7 @@ class FlatBucket(Bucket):
 
 def _like(parameter: nn.Parameter, piece: Tensor) -> Tensor:
     """The numbers of a piece in the parameter's shape, and in its layout in memory (channels last), as optimizers want it."""
-    if parameter.is_contiguous() or parameter.dim() != 4:
-        return piece.view_as(parameter)
-    return piece.as_strided(parameter.size(), parameter.stride())
+    return piece.as_strided(parameter.size(), torch.empty_like(parameter, device="meta").stride())
 
 
 class GradientExchange(Exchange):

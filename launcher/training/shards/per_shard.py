@@ -163,7 +163,7 @@ class PerShardLayers:
             count *= size
         kept = mask_of(NOW.keys, number, NOW.calls.number(number), count, threshold(layer.p), x)
         kept = kept.view(width, rows, *shape).transpose(0, 1).reshape(x.shape[0], *shape)
-        y = (x * kept).mul_(1.0 / (1.0 - layer.p) if layer.p < 1.0 else 0.0)
+        y = (x.mul_(kept) if layer.inplace else x * kept).mul_(1.0 / (1.0 - layer.p) if layer.p < 1.0 else 0.0)
         self.inside = False
         return y
 

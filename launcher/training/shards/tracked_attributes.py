@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from launcher.core.errors import UserCodeError
 
 
 class Absent:
@@ -89,9 +92,22 @@ class TrackedAttributes:
 
 
 def value_at(module: nn.Module, name: str) -> Number:
-    """What is kept there."""
-    value: Number = getattr(module, name, ABSENT)
+    """What is kept there. Raises UserCodeError where that is no number any more."""
+    value = plain(getattr(module, name, ABSENT))
+    if not isinstance(value, (bool, int, float, Absent)):
+        raise UserCodeError(
+            "an attribute that was a number is none any more",
+            where=f"model, {type(module).__name__}.{name}",
+            given=type(value).__name__,
+            expected="a number in every forward pass, which other workers and a checkpoint get as well",
+            next="keep other things under another name, or in a buffer",
+        )
     return value
+
+
+def plain(value: object) -> object:
+    """The value; a number of NumPy as Python's own."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def put(module: nn.Module, name: str, value: Number) -> None:
@@ -102,7 +118,7 @@ def put(module: nn.Module, name: str, value: Number) -> None:
         delattr(module, name)
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[bool | int | float | Absent]:
     """Whether a value can be tracked here."""
     return type(value) in _KINDS
 

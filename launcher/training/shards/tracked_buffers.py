@@ -39,7 +39,10 @@ class _Watched:
     @property
     def changed(self) -> bool:
         now = self.place[0]._buffers[self.place[1]]
-        return now is not self.tensor or now._version != self.version
+        if now is self.tensor:
+            return now._version != self.version
+        # One of another shape is a cache, which each rank may have as it needs it.
+        return now is not None and now.shape == self.tensor.shape and now.dtype == self.tensor.dtype
 
 
 class TrackedBuffers:
@@ -62,7 +65,7 @@ class TrackedBuffers:
 
     def track(self, names: Collection[str]) -> None:
         """From the next step on these are the ones that are tracked."""
-        self.tracked = [name for name in self.names if name in names]
+        self.tracked: list[str] = [name for name in self.names if name in names]
         self._places = [self._place(name) for name in self.tracked]
         self._watched = {name: _Watched.at(self._place(name)) for name in self.names if name not in names}
         self._starts = []
@@ -94,11 +97,12 @@ class TrackedBuffers:
         for place, start, total in zip(self._places, self._starts, self._sums, strict=True):
             value = _value(place).detach()
             if start.is_floating_point():
-                total += (value - start).flatten() * len(shards)
+                change = torch.where(torch.isfinite(start), value - start, value)
+                total += change.flatten() * len(shards)
             elif 0 in shards:
                 total += _digits(value)
         for name, watched in self._watched.items():
-            if watched.changed:
+            if watched.changed and not torch.equal(_value(watched.place), watched.value):
                 self._begun.add(name)
 
     def sums(self) -> list[Tensor]:
@@ -109,14 +113,13 @@ class TrackedBuffers:
     def apply(self, sums: list[Tensor], shards: int) -> None:
         """Take the mean over all shards of the step as the new values; `sums` as of `sums()`, added up over the ranks."""
         for (module, name), start, total in zip(self._places, self._starts, sums, strict=True):
-            value = start + (total / shards).view(start.shape).to(start.dtype) if start.is_floating_point() else _whole(total, start)
-            _write(module, name, value)
+            put_buffer(module, name, _moved(start, total / shards) if start.is_floating_point() else _whole(total, start))
 
     @torch.no_grad()
     def roll_back(self) -> None:
         """Give the model the values before the step."""
         for (module, name), start in zip(self._places, self._starts, strict=False):
-            _write(module, name, start)
+            put_buffer(module, name, start)
         for key, watched in self._watched.items():
             if watched.changed:
                 watched.place[0]._buffers[watched.place[1]] = watched.tensor
@@ -134,12 +137,25 @@ def _value(place: Place) -> Tensor:
     return value
 
 
-def _write(module: nn.Module, name: str, value: Tensor) -> None:
+def put_buffer(module: nn.Module, name: str, value: Tensor) -> None:
+    """Keep the value there, in the memory that is there where it fits."""
     buffer = module._buffers[name]
-    if buffer is not None and buffer.shape == value.shape:
-        buffer.copy_(value)
-    else:
+    if buffer is None or buffer.shape != value.shape:
         module._buffers[name] = value.clone()
+    else:
+        buffer.copy_(value)
+
+
+def restore_buffer(module: nn.Module, name: str, value: Tensor) -> None:
+    """The same, where most have not changed; one that shares its memory with itself (`expand`) cannot be written."""
+    buffer = module._buffers[name]
+    if buffer is None or not torch.equal(buffer, value):
+        put_buffer(module, name, value)
+
+
+def _moved(start: Tensor, change: Tensor) -> Tensor:
+    """Where it starts at no finite number, the change is the new value."""
+    return torch.where(torch.isfinite(start), start, 0) + change.view(start.shape).to(start.dtype)
 
 
 def _zeros(start: Tensor) -> Tensor:
