@@ -49,7 +49,7 @@ format: $(READY) ## Format and mend what can be mended without a person
 docs: $(READY) ## Write what configs/ and docs/configuration.md say of the keys anew, from the schema
 	$(BIN)/python -m launcher.config.describe
 
-test: test-unit test-simulation test-oracle test-distributed test-storage test-ray ## All levels that need no cluster
+test: test-unit test-simulation test-distributed test-storage test-ray ## All levels that need no cluster, but for the oracle
 
 test-unit: $(READY) ## Nothing real: seconds
 	$(PYTEST) tests/unit
