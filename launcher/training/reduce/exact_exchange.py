@@ -12,7 +12,6 @@ layout and is aligned at every world size, because kernels may add up differentl
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from functools import partial
 from typing import ClassVar
 
@@ -80,12 +79,9 @@ class Segments:
 class ExactBucket(Bucket):
     """The sums of its parameters' gradients over the shards so far."""
 
-    def __init__(self, parameters: list[nn.Parameter], tail: int, dtype: torch.dtype, shards: int, first: int) -> None:
-        """`tail`: how many further numbers there are behind the gradients; `shards`: of the whole step; `first`: how many parameters are in
-        the buckets before.
-        """
-        super().__init__(parameters)
-        self.first = first
+    def __init__(self, parameters: list[nn.Parameter], first: int, tail: int, dtype: torch.dtype, shards: int) -> None:
+        """`tail`: how many further numbers there are behind the gradients; `shards`: of the whole step."""
+        super().__init__(parameters, first)
         self.tail: Tensor | None = None
         """The further numbers of the shard that is computed now."""
         self.missing: set[nn.Parameter] = set()
@@ -141,7 +137,6 @@ class ExactBucket(Bucket):
         return self._sums()[-1] if self._has_tail else None
 
     def give_back(self, used: list[bool]) -> None:
-        """The sums over all shards to the parameters' `.grad`, None where no shard used the parameter."""
         for parameter, total, flag in zip(self.parameters, self._sums(), used, strict=False):
             parameter.grad = total.to(parameter.dtype) if flag else None
 
@@ -172,18 +167,14 @@ class ExactExchange(Exchange):
     """Takes one shard a backward pass, in their order."""
 
     per_shard: ClassVar[bool] = True
+    _buckets: list[ExactBucket]
 
     def __init__(self, parameters: list[nn.Parameter], collective: Collective, *, shards: int) -> None:
         """`shards`: V. The collective has at most as many ranks."""
         super().__init__(parameters, collective)
-        self._buckets: list[ExactBucket] = []
         self._shards = shards
         self._next = 0
         """The shard of this rank whose backward pass comes next."""
-        self._sums: Tensor | None = None
-        """Of that shard."""
-        self._unused: list[int] = []
-        """Places, among the bits of the parameters, of those that have no gradient of that shard."""
         self._pending = False
         """Whether a shard's gradients are, or will be, in the parameters."""
         self.use(collective)
@@ -194,11 +185,6 @@ class ExactExchange(Exchange):
             bucket.segments = None
         self._own = share(self._shards, collective.world_size, collective.rank)
         self._segments_made = False
-
-    def lay_out(self, trained: tuple[bool, ...], repeated: Collection[nn.Parameter] | None = None) -> None:
-        super().lay_out(trained, repeated)
-        if not self._buckets:
-            self._segments_made = False
 
     def begin_step(self) -> None:
         self._drop_gradients()
@@ -230,7 +216,7 @@ class ExactExchange(Exchange):
     @torch.no_grad()
     def finish(self) -> Tensor:
         self._armed = False
-        assert self._sums is not None, "armed before"
+        assert self._pending, "armed before"
         assert self._next == self._own.stop - 1, "one backward pass for each shard"
         self._pending = False
         if self.alone:
@@ -243,22 +229,12 @@ class ExactExchange(Exchange):
                 bucket.gather(self._collective)
         *_, tail = [bucket.collect() for bucket in self._buckets]
         assert tail is not None, "the last bucket has it"
-        sums, bits = torch.split(tail, [len(self._sums), len(self._laid_out)])
-        used = [bit > 0 for bit in bits.tolist()]
-        for bucket in self._buckets:
-            bucket.give_back(used[bucket.first : bucket.first + len(bucket.parameters)])
-        return sums
+        return self._give_back(tail)
 
     def _make_buckets(self, sums: int) -> None:
-        self._forget_buckets()
-        self._length = sums
         self._segments_made = False
-        pending = self._cut()
-        first = 0
-        for index, members in enumerate(pending):
-            tail = sums + len(self._laid_out) if index == len(pending) - 1 else 0
-            bucket = ExactBucket(members, tail, self.dtype, self._shards, first)
-            first += len(members)
+        for index, (members, first, tail) in enumerate(self._cut(sums)):
+            bucket = ExactBucket(members, first, tail, self.dtype, self._shards)
             self._buckets.append(bucket)
             for parameter in members:
                 self._listen(parameter, partial(self._ready, index, bucket))
@@ -281,14 +257,10 @@ class ExactExchange(Exchange):
             self._send(self._buckets[self._sent])
 
     def _take(self, bucket: ExactBucket) -> None:
-        """In the order of the buckets, so that all bits are known when the last one is taken."""
+        """In the order of the buckets."""
         self._unused += bucket.unused()
         if bucket is self._buckets[-1]:
-            assert self._sums is not None, "armed before"
-            bits = self._sums.new_ones(len(self._laid_out))
-            if self._unused:
-                bits[self._unused] = 0.0
-            bucket.tail = torch.cat([self._sums, bits])
+            bucket.tail = self._tail()
         bucket.take(self._next)
 
     def _send(self, bucket: ExactBucket) -> None:

@@ -10,7 +10,7 @@ gradient_exchange.py is the fast one; in exact_exchange.py the bits of a sum do 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from typing import ClassVar
 
@@ -27,11 +27,13 @@ FIRST_BUCKET_BYTES = 1 << 20
 BUCKET_BYTES = 25 << 20
 
 
-class Bucket:
+class Bucket(ABC):
     """Parameters whose gradients are sent together."""
 
-    def __init__(self, parameters: list[nn.Parameter]) -> None:
+    def __init__(self, parameters: list[nn.Parameter], first: int) -> None:
+        """`first`: how many parameters are in the buckets before."""
         self.parameters = parameters
+        self.first = first
         self.work: Work | None = None
         """The collective call that the bucket is in; None while there is none."""
 
@@ -51,12 +53,17 @@ class Bucket:
                 self.work.wait()
             self.work = None
 
+    @abstractmethod
+    def give_back(self, used: list[bool]) -> None:
+        """The sums over the batch to the parameters' `.grad`, None for one that is not `used`."""
+
 
 class Exchange(ABC):
     """The gradients of one generation after the other; buckets stay from one to the next.
 
-    It begins with the parameters that are trained when it is made; `lay_out` says when others are. In each step: `begin_step`, then `arm` before a backward pass, then
-    `finish`. As in a plain loop, a parameter that no shard of the batch used has no gradient: a bit of each travels with the sums.
+    It begins with the parameters that are trained when it is made; `lay_out` says when others are. In each step: `begin_step`, then `arm`
+    before a backward pass, then `finish`. As in a plain loop, a parameter that no shard of the batch used has no gradient: a bit of each
+    travels with the sums.
     """
 
     per_shard: ClassVar[bool]
@@ -77,6 +84,10 @@ class Exchange(ABC):
         """Buckets sent in this step."""
         self._armed = False
         """Whether the backward pass that sends buckets has begun."""
+        self._sums: Tensor | None = None
+        """What was armed last."""
+        self._unused: list[int] = []
+        """Places, counted over all buckets, of the parameters that have no gradient in what was armed last."""
         self._hooks: list[RemovableHandle] = []
         self._length = 0
         """Of the sums for which the buckets were made."""
@@ -140,11 +151,36 @@ class Exchange(ABC):
         Gives the sums of `sums` over the batch, (n,). Raises CollectiveBroken.
         """
 
-    def _cut(self) -> list[list[nn.Parameter]]:
-        """Buckets of what is laid out; in the last ones what cannot be sent before the backward pass is over."""
+    def _cut(self, sums: int) -> Iterator[tuple[list[nn.Parameter], int, int]]:
+        """New buckets for what is laid out: the parameters of each, how many are in the buckets before, and how many further numbers it holds.
+
+        The last one has `sums` of them, and a bit for each parameter. What cannot be sent before the backward pass is over is in the last ones.
+        """
+        self._forget_buckets()
+        self._length = sums
         at_once = [parameter for parameter in self._laid_out if parameter not in self._repeated]
         later = [parameter for parameter in self._laid_out if parameter in self._repeated]
-        return cut_into_buckets([*later, *at_once])
+        first = 0
+        for members in cut_into_buckets([*later, *at_once]):
+            last = first + len(members) == len(self._laid_out)
+            yield members, first, sums + len(self._laid_out) if last else 0
+            first += len(members)
+
+    def _tail(self) -> Tensor:
+        """What goes behind the gradients of the last bucket: the sums, and the bits, all of which are known when it is its turn."""
+        assert self._sums is not None, "armed before"
+        bits = self._sums.new_ones(len(self._laid_out))
+        if self._unused:
+            bits[self._unused] = 0.0
+        return torch.cat([self._sums, bits])
+
+    def _give_back(self, tail: Tensor) -> Tensor:
+        """The gradients to the parameters, as the bits of the summed `tail` say; gives its sums."""
+        sums, bits = torch.split(tail, [self._length, len(self._laid_out)])
+        used = [bit > 0 for bit in bits.tolist()]
+        for bucket in self._buckets:
+            bucket.give_back(used[bucket.first : bucket.first + len(bucket.parameters)])
+        return sums
 
     def _listen(self, parameter: nn.Parameter, ready: Callable[[nn.Parameter], None]) -> None:
         """Call `ready` as soon as the gradient of a parameter is complete."""

@@ -13,17 +13,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from launcher.training.comm.collective import Collective
 from launcher.training.reduce.exchange import Bucket, Exchange, dense, too_late
 
 
 class FlatBucket(Bucket):
     """The memory in which the gradients of its parameters lie one behind the other, and at the end the tail."""
 
-    def __init__(self, parameters: list[nn.Parameter], tail: int, dtype: torch.dtype, first: int) -> None:
-        """`tail`: how many further numbers there are behind the gradients; `first`: how many parameters are in the buckets before."""
-        super().__init__(parameters)
-        self.first = first
+    def __init__(self, parameters: list[nn.Parameter], first: int, tail: int, dtype: torch.dtype) -> None:
+        """`tail`: how many further numbers there are behind the gradients."""
+        super().__init__(parameters, first)
         sizes = [parameter.numel() for parameter in parameters]
         self.flat = torch.zeros(sum(sizes) + tail, dtype=dtype, device=parameters[0].device)
         self.tail: Tensor
@@ -63,7 +61,7 @@ class FlatBucket(Bucket):
             parameter.grad = None
 
     def give_back(self, used: list[bool]) -> None:
-        """The sums to the parameters' `.grad`, None where no rank used the parameter; those of the same type have them already, as views."""
+        # Parameters of the bucket's type have their sums already, as views.
         for parameter, view, flag in zip(self.parameters, self.views, used, strict=True):
             if not flag:
                 parameter.grad = None
@@ -81,13 +79,7 @@ class GradientExchange(Exchange):
 
     per_shard: ClassVar[bool] = False
 
-    def __init__(self, parameters: list[nn.Parameter], collective: Collective) -> None:
-        super().__init__(parameters, collective)
-        self._buckets: list[FlatBucket] = []
-        self._sums: Tensor | None = None
-        """Those of a world of one, which sends nothing."""
-        self._unused: list[int] = []
-        """Places, among the bits of the parameters, of those that have no gradient on this rank."""
+    _buckets: list[FlatBucket]
 
     def begin_step(self) -> None:
         self._drop_gradients()
@@ -117,20 +109,11 @@ class GradientExchange(Exchange):
             self._send(bucket)
         for bucket in self._buckets:
             bucket.wait()
-        sums, bits = torch.split(self._buckets[-1].tail, [len(self._sums), len(self._laid_out)])
-        used = [bit > 0 for bit in bits.tolist()]
-        for bucket in self._buckets:
-            bucket.give_back(used[bucket.first : bucket.first + len(bucket.parameters)])
-        return sums
+        return self._give_back(self._buckets[-1].tail)
 
     def _make_buckets(self, sums: int) -> None:
-        self._forget_buckets()
-        self._length = sums
-        pending = self._cut()
-        first = 0
-        for index, members in enumerate(pending):
-            bucket = FlatBucket(members, sums + len(self._laid_out) if index == len(pending) - 1 else 0, self.dtype, first)
-            first += len(members)
+        for index, (members, first, tail) in enumerate(self._cut(sums)):
+            bucket = FlatBucket(members, first, tail, self.dtype)
             self._buckets.append(bucket)
             for parameter, view in zip(members, bucket.views, strict=True):
                 self._listen(parameter, partial(self._ready, index, view))
@@ -151,13 +134,9 @@ class GradientExchange(Exchange):
 
     @torch.no_grad()
     def _send(self, bucket: FlatBucket) -> None:
-        """In the order of the buckets, so that all bits are known when the last one goes."""
+        """In the order of the buckets."""
         self._unused += bucket.take_missing()
         if bucket is self._buckets[-1]:
-            assert self._sums is not None, "armed before"
-            bucket.tail[: len(self._sums)] = self._sums
-            bits = bucket.tail[len(self._sums) :].fill_(1.0)
-            if self._unused:
-                bits[self._unused] = 0.0
+            bucket.tail.copy_(self._tail())
         bucket.work = self._collective.all_reduce(bucket.flat)
         self._sent += 1
