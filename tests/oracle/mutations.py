@@ -93,12 +93,12 @@ def _statistics_go_from_pass_to_pass() -> tuple[Patch, ...]:
 
 
 def _any_pass_may_be_fused() -> tuple[Patch, ...]:
-    return ((warm_up, "_difference", lambda first, second, fused: ""),)
+    return ((warm_up, "_difference", lambda wanted, given, tolerance=0.0: ""),)
 
 
 def _one_sum_for_all() -> tuple[Patch, ...]:
     def fast(self: Trainer, collective: Any) -> Any:
-        return GradientExchange([item for item in self._parts.model.parameters() if item.requires_grad], collective)
+        return GradientExchange(list(self._parts.model.parameters()), collective)
 
     return ((Trainer, "_make_exchange", fast),)
 

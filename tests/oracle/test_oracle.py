@@ -38,6 +38,7 @@ def test_without_a_rule_some_case_fails(mutation: Mutation) -> None:
     task = Task(mutation.kind, seed=0, count=CASES_WITH_A_MUTATION, shrinking_s=0.0, mutation=mutation.name)
     found = one(search_all([task], processes=1))
     assert found.smallest is not None, f"no case of the kind {mutation.kind!r} notices"
+    assert found.failure.startswith("Difference: "), f"it crashed, which says nothing of what it computes: {found.failure}"
     print(f"{mutation.name}: case {sum(found.played.values())}, {found.failure}")
 
 
