@@ -14,7 +14,7 @@ from launcher.training.data.batches import Batch
 from launcher.training.parts import JobParts
 from launcher.training.reduce.exchange import Exchange
 from launcher.training.shards.batch import BatchPlan
-from launcher.training.shards.operator_seeds import seed_all, seed_operators
+from launcher.training.shards.global_generators import begin_all, begin_operators
 from launcher.training.shards.random_streams import OTHER_OPERATORS, mix
 from launcher.training.shards.tracked_attributes import TrackedAttributes
 from launcher.training.shards.tracked_buffers import TrackedBuffers
@@ -106,7 +106,7 @@ class TrainingStep:
         self._buffers = TrackedBuffers(parts.model, trial.buffers, elsewhere=self._layers.statistics.buffers)
         self._attributes = TrackedAttributes(parts.model, trial.attributes, device=device)
         self._flags = TrainableFlags(self._parameters)
-        self._seed_operators = seed_operators if not trial.draws_elsewhere else seed_all
+        self._begin_generators = begin_operators if not trial.draws_elsewhere else begin_all
         self._tracked = (self._buffers, self._attributes, self._flags)
 
     def run(
@@ -189,7 +189,7 @@ class TrainingStep:
     def forward(self, step: int, shards: range, batch: Batch) -> tuple[Tensor, Tensor]:
         """One forward pass: the sum of the losses and the figures, as the objective gives them."""
         self._on_forward()
-        self._seed_operators(mix(OTHER_OPERATORS, self._seed, step, shards.start))
+        self._begin_generators(mix(OTHER_OPERATORS, self._seed, step, shards.start))
         for tracked in self._tracked:
             tracked.begin_forward()
         versions = versions_of(self._parameters)

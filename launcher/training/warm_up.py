@@ -27,20 +27,18 @@ from launcher.training.data.batches import Batch, tensors_of, with_each
 from launcher.training.data.samples import read_forward
 from launcher.training.objective import Objective
 from launcher.training.parts import JobParts
+from launcher.training.shards import tracked_attributes, tracked_buffers
 from launcher.training.shards.batch import BatchPlan
-from launcher.training.shards.operator_seeds import seed_all
+from launcher.training.shards.global_generators import begin_all
 from launcher.training.shards.per_shard import NotPerShard, PerShardLayers
 from launcher.training.shards.random_streams import OTHER_OPERATORS, mix
-from launcher.training.shards.tracked_attributes import ABSENT, AttributeName, Number, is_number, plain, put
-from launcher.training.shards.tracked_buffers import restore_buffer
+from launcher.training.shards.tracked_attributes import AttributeName, Number, numbers_of
 from launcher.training.shards.unwritten_parameters import check_unwritten, versions_of
 
 TOLERANCE = 1e-3
 """Relative difference, in fp32, below which two results are the same one computed in another order."""
 REPEATED = 1e-5
 """The same for a pass that is computed twice, where the device has no operator whose additions come in any order."""
-NOT_STATE = {"training"}
-"""Plain numbers of every module that are no state of the training."""
 
 
 @dataclass(frozen=True)
@@ -150,10 +148,8 @@ class TrialStep:
         self._parameters = list(self._model.parameters())
         self._layers = layers
         self._seed = seed
-        self._buffers = {
-            name: buffer.clone() for name, buffer in self._model.named_buffers() if id(buffer) not in layers.statistics.buffers
-        }
-        self._numbers = _numbers_of(self._model)
+        self._buffers = tracked_buffers.buffers_of(self._model)
+        self._numbers = numbers_of(self._model)
         self._trained = [parameter.requires_grad for parameter in self._parameters]
 
     def run(self, shards: list[Batch], together: Batch | None, fuse: Literal["auto", "on", "off"], *, exact: bool) -> Trial:
@@ -225,7 +221,7 @@ class TrialStep:
         for parameter in parameters:
             parameter.grad = None
         try:
-            seed_all(mix(OTHER_OPERATORS, self._seed, 0, shards.start))
+            begin_all(mix(OTHER_OPERATORS, self._seed, 0, shards.start))
             elsewhere, versions = _states_elsewhere(), versions_of(self._parameters)
             self._layers.statistics.begin_step()
             with self._layers.forward(0, shards):
@@ -233,7 +229,7 @@ class TrialStep:
             now = dict(self._model.named_buffers())
             # One that has another shape afterwards is a cache, which each rank may have as it needs it.
             buffers = {name: now[name].clone() for name, start in self._buffers.items() if name in now and now[name].shape == start.shape}
-            numbers = _numbers_of(self._model)
+            numbers = numbers_of(self._model)
             draws_elsewhere = _states_elsewhere() != elsewhere
             if loss.requires_grad:
                 torch.autograd.backward(loss, torch.ones_like(loss))
@@ -246,13 +242,9 @@ class TrialStep:
                 parameter.grad = None
             self._put_back()
 
-    @torch.no_grad()
     def _put_back(self) -> None:
-        for name, value in self._buffers.items():
-            path, _, key = name.rpartition(".")
-            restore_buffer(self._model.get_submodule(path), key, value)
-        for at in {**_numbers_of(self._model), **self._numbers}:
-            put(self._model.get_submodule(at.module), at.name, self._numbers.get(at, ABSENT))
+        tracked_buffers.put_back(self._model, self._buffers)
+        tracked_attributes.put_back(self._model, self._numbers)
         for parameter, trained in zip(self._parameters, self._trained, strict=True):
             parameter.requires_grad_(trained)
 
@@ -284,24 +276,14 @@ def _copied(batch: Batch) -> Batch:
     return with_each(batch, torch.clone)
 
 
-def _numbers_of(model: nn.Module) -> dict[AttributeName, Number]:
-    """Plain numbers among the attributes of its modules."""
-    return {
-        AttributeName(path, name): value
-        for path, module in model.named_modules()
-        for name, value in ((name, plain(value)) for name, value in vars(module).items() if name not in NOT_STATE)
-        if is_number(value)
-    }
-
-
 def _contents_of(model: nn.Module) -> dict[AttributeName, tuple[int, int]]:
     """What else its modules keep as attributes of their own: which object, and how many things are in it."""
-    of_every_module = vars(nn.Module()).keys()
+    numbers, of_every_module = numbers_of(model), vars(nn.Module()).keys()
     return {
         AttributeName(path, name): (id(value), _size(value))
         for path, module in model.named_modules()
         for name, value in vars(module).items()
-        if not is_number(plain(value)) and name not in of_every_module
+        if AttributeName(path, name) not in numbers and name not in of_every_module
     }
 
 

@@ -112,7 +112,7 @@ MUTATIONS = (
     Mutation("buffers take the step's changes", "buffers", lambda: ((TrackedBuffers, "apply", _nothing),)),
     Mutation("passes are fused only where that changes nothing", "buffers", _any_pass_may_be_fused),
     Mutation("every shard starts from the same running statistics", "batch norm", _statistics_go_from_pass_to_pass),
-    Mutation("random operators are seeded by shard", "own random operators", lambda: ((step, "seed_operators", _nothing),)),
+    Mutation("random operators are seeded by shard", "own random operators", lambda: ((step, "begin_operators", _nothing),)),
     Mutation("a parameter without a gradient is left alone", "unused parameters", _no_gradient_is_zero),
     Mutation("a parameter that no sample reached is left alone", "used by chance", _no_gradient_is_zero),
     Mutation("a frozen parameter is left alone", "freezes", _no_gradient_is_zero),

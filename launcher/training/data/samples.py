@@ -15,8 +15,8 @@ from torch.utils.data import default_collate
 from launcher.core.errors import UserCodeError
 from launcher.training.data.batches import Batch, assembled, checked, with_each
 from launcher.training.data.data_order import DataOrder
-from launcher.training.data.global_generators import begin_generators, generators_put_back
 from launcher.training.shards.batch import BatchPlan
+from launcher.training.shards.global_generators import begin_on_cpu, put_back_on_cpu
 from launcher.training.shards.random_streams import AUGMENTATION, COLLATING, READING, mix
 
 __all__ = ["Batch", "Samples", "read_forward"]
@@ -83,11 +83,11 @@ class Samples:
         """
         if self._batch is not None and (self._augment is None or epochs is None):
             return self.moved(self._together(self._batch, indices))
-        with generators_put_back():
+        with put_back_on_cpu():
             samples = self._samples(indices, epochs, before_each)
             if self._collate is None:
                 return self.moved(self._default_batch(samples))
-            begin_generators(self._stream(COLLATING, indices, epochs, 0))
+            begin_on_cpu(self._stream(COLLATING, indices, epochs, 0))
             return self.moved(checked(self._collate(samples), len(samples), where=self.where, source="collate_fn"))
 
     def moved(self, batch: Batch) -> Batch:
@@ -107,7 +107,7 @@ class Samples:
             together = self._together(self._batch, indices)
             given = [with_each(together, itemgetter(row)) for row in range(len(indices))]
         elif self._items is not None:
-            begin_generators(self._stream(READING, indices, epochs, 0))
+            begin_on_cpu(self._stream(READING, indices, epochs, 0))
             given = self._items([int(index) for index in indices])
             if len(given) != len(indices):
                 raise UserCodeError(
@@ -121,7 +121,7 @@ class Samples:
         for row, index in enumerate(indices):
             if before_each is not None:
                 before_each()
-            begin_generators(self._stream(READING, indices, epochs, row))
+            begin_on_cpu(self._stream(READING, indices, epochs, row))
             if given is not None:
                 sample = given[row]
             else:

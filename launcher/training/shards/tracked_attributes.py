@@ -7,7 +7,7 @@ the same on every rank and at every world size, goes into checkpoints, and a new
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeGuard
 
 import numpy as np
@@ -23,6 +23,8 @@ class Absent:
 
 ABSENT = Absent()
 Number = bool | int | float | Absent
+NOT_STATE = {"training"}
+"""Plain numbers of every module that are no state of the training."""
 _KINDS: tuple[type, ...] = (bool, int, float, Absent)
 _DIGITS = 4
 _WIDTH = _DIGITS + 1
@@ -93,8 +95,8 @@ class TrackedAttributes:
 
 def value_at(module: nn.Module, name: str) -> Number:
     """What is kept there. Raises UserCodeError where that is no number any more."""
-    value = plain(getattr(module, name, ABSENT))
-    if not isinstance(value, (bool, int, float, Absent)):
+    value = _plain(getattr(module, name, ABSENT))
+    if not is_number(value):
         raise UserCodeError(
             "an attribute that was a number is none any more",
             where=f"model, {type(module).__name__}.{name}",
@@ -105,9 +107,20 @@ def value_at(module: nn.Module, name: str) -> Number:
     return value
 
 
-def plain(value: object) -> object:
-    """The value; a number of NumPy as Python's own."""
-    return value.item() if isinstance(value, np.generic) else value
+def numbers_of(model: nn.Module) -> dict[AttributeName, Number]:
+    """All plain numbers among the attributes of a model's modules; those of NumPy as Python's own."""
+    return {
+        AttributeName(path, name): number
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if name not in NOT_STATE and is_number(number := _plain(value))
+    }
+
+
+def put_back(model: nn.Module, numbers: Mapping[AttributeName, Number]) -> None:
+    """Let the numbers of a model be those that `numbers_of` gave; what was made since goes away."""
+    for at in {**numbers_of(model), **numbers}:
+        put(model.get_submodule(at.module), at.name, numbers.get(at, ABSENT))
 
 
 def put(module: nn.Module, name: str, value: Number) -> None:
@@ -118,9 +131,13 @@ def put(module: nn.Module, name: str, value: Number) -> None:
         delattr(module, name)
 
 
-def is_number(value: object) -> TypeGuard[bool | int | float | Absent]:
-    """Whether a value can be tracked here."""
+def is_number(value: object) -> TypeGuard[Number]:
+    """Whether a value can be tracked here: of exactly these types."""
     return type(value) in _KINDS
+
+
+def _plain(value: object) -> object:
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _written(value: Number) -> list[int]:

@@ -6,7 +6,7 @@ these exactly.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -65,9 +65,10 @@ class TrackedBuffers:
 
     def track(self, names: Collection[str]) -> None:
         """From the next step on these are the ones that are tracked."""
-        self.tracked: list[str] = [name for name in self.names if name in names]
-        self._places = [self._place(name) for name in self.tracked]
-        self._watched = {name: _Watched.at(self._place(name)) for name in self.names if name not in names}
+        self.tracked = [name for name in self.names if name in names]
+        """Of those that are tracked."""
+        self._places = [_place(self._model, name) for name in self.tracked]
+        self._watched = {name: _Watched.at(_place(self._model, name)) for name in self.names if name not in names}
         self._starts = []
 
     def begin_step(self) -> None:
@@ -126,9 +127,10 @@ class TrackedBuffers:
                 watched.tensor.copy_(watched.value)
                 self._watched[key] = replace(watched, version=watched.tensor._version)
 
-    def _place(self, name: str) -> Place:
-        module, _, key = name.rpartition(".")
-        return self._model.get_submodule(module), key
+
+def _place(model: nn.Module, path: str) -> Place:
+    module, _, name = path.rpartition(".")
+    return model.get_submodule(module), name
 
 
 def _value(place: Place) -> Tensor:
@@ -146,11 +148,19 @@ def put_buffer(module: nn.Module, name: str, value: Tensor) -> None:
         buffer.copy_(value)
 
 
-def restore_buffer(module: nn.Module, name: str, value: Tensor) -> None:
-    """The same, where most have not changed; one that shares its memory with itself (`expand`) cannot be written."""
-    buffer = module._buffers[name]
-    if buffer is None or not torch.equal(buffer, value):
-        put_buffer(module, name, value)
+def buffers_of(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of each of a model's buffers, by name."""
+    return {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+
+
+@torch.no_grad()
+def put_back(model: nn.Module, buffers: Mapping[str, Tensor]) -> None:
+    """Let a model's buffers be those that `buffers_of` gave. Few have changed, and one that shares its memory with itself cannot be written."""
+    for path, value in buffers.items():
+        module, name = _place(model, path)
+        buffer = module._buffers[name]
+        if buffer is None or not torch.equal(buffer, value):
+            put_buffer(module, name, value)
 
 
 def _moved(start: Tensor, change: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from launcher.core.errors import BackendUnavailable, UserCodeError
 from launcher.training.data.batches import samples_in
 from launcher.training.data.data_order import DataOrder
-from launcher.training.data.global_generators import begin_generators
+from launcher.training.shards.global_generators import begin_on_cpu
 from launcher.training.data.samples import Samples, read_forward
 from launcher.training.device import choose_device
 from launcher.training.shards.batch import BatchPlan
@@ -169,9 +169,9 @@ def test_reading_leaves_the_generators_as_they_were() -> None:
     def drawn() -> list[float]:
         return [random.random(), np.random.random(), float(torch.rand(()))]
 
-    begin_generators(5)
+    begin_on_cpu(5)
     wanted = drawn()
-    begin_generators(5)
+    begin_on_cpu(5)
     Samples(Drawn(12, 1), where="data.train", device="cpu", seed=0).read(np.arange(3), np.zeros(3, dtype=np.int64))
     assert drawn() == wanted
 
