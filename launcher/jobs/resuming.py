@@ -44,7 +44,8 @@ def resume(
 ) -> RunRef:
     """Start an ended run again, with the code and the environment variables that it was submitted with, at its newest whole checkpoint.
 
-    `tell` is called with a sentence for each variable that this command has with another value. `overrides` in Hydra's grammar change the configuration: its length, workers, checkpoints, tracking and the like.
+    `tell` is called with a sentence for each variable that this command has with another value. `overrides` in Hydra's grammar change the
+    configuration: its length, workers, checkpoints, tracking and the like.
     A LOST run is taken over. Raises RunStateError for a run that lives, that another resume was faster with, or that
     is done and not lengthened; ConfigError for a change of what the steps done so far rest on.
     """

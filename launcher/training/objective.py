@@ -70,7 +70,8 @@ class Objective:
                     where="task",
                     given=_described(value),
                     expected="launcher.training.tasks.WeightedSum(total, weight), two tensors of one number each",
-                    next='sum over the batch, for a loss of torch with reduction="sum", and say how much counts; over_samples does it for one value a sample',
+                    next='sum over the batch, for a loss of torch with reduction="sum", and say how much counts; '
+                    "over_samples does it for one value a sample",
                 )
         self.metric_names = names
 

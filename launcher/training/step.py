@@ -72,10 +72,14 @@ class StepSums:
 
 
 class BuffersBegan(Exception):
-    """Some buffers changed for the first time: they are tracked now, and the step has to be taken again, one shard at a time.
+    """Some buffers changed for the first time: they have to be tracked, and the step taken again, one shard at a time.
 
     Raised on every rank in the same step. The trial could not see whether shards may share a forward pass that changes these.
     """
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__(names)
+        self.names = names
 
 
 class TrainingStep:
@@ -137,10 +141,7 @@ class TrainingStep:
             sums = self._compute(step, forwards, batches(), exchange, flags)
             thawed = any(wanted and not there for wanted, there in zip(sums.trained, exchange.trained, strict=True))
             if any(sums.begun_to_change):
-                self._roll_back()
-                begun = {name for name, found in zip(self._buffers.names, sums.begun_to_change, strict=True) if found}
-                self._buffers.track(begun.union(self._buffers.tracked))
-                raise BuffersBegan
+                raise BuffersBegan([name for name, begun in zip(self._buffers.names, sums.begun_to_change, strict=True) if begun])
             if thawed:
                 self._roll_back()
                 exchange.lay_out(sums.trained)
@@ -152,10 +153,15 @@ class TrainingStep:
         finally:
             self._layers.end_step()
 
-    def follow_state(self) -> None:
-        """Track what the state says that changes: another rank may have found more than this one's trial."""
+    def begin_generation(self, exchange: Exchange) -> None:
+        """Track and exchange what the state says: another rank may have found more than this one's trial."""
         self._buffers.track(self._state.buffers)
         self._attributes.track(self._state.attributes)
+        exchange.lay_out(self._flags.now(), self._state.repeated)
+
+    def track_also(self, buffers: list[str]) -> None:
+        """These buffers have begun to change. They are state once a step with them is applied."""
+        self._buffers.track([*self._buffers.tracked, *buffers])
 
     def _roll_back(self) -> None:
         for tracked in self._tracked:

@@ -63,8 +63,6 @@ class Classification:
     def __init__(self, label_smoothing: float = 0.0, ignore_index: int = -100, class_weights: Sequence[float] | None = None) -> None:
         self.label_smoothing = label_smoothing
         self.ignore_index = ignore_index
-        self._counted: tuple[Tensor, Tensor] | None = None
-        """The labels of the last loss, and how many count: its metrics come next."""
         self.class_weights = None if class_weights is None else torch.tensor([*class_weights], dtype=torch.float64)
 
     def inputs(self, batch: Batch) -> tuple[object, ...]:
@@ -81,18 +79,14 @@ class Classification:
             raise _too_few_classes(outputs, labels) from None
         counted = labels != self.ignore_index
         if weights is None:
-            self._counted = labels, counted.sum()
-            return WeightedSum(total, self._counted[1].to(total.dtype))
+            return WeightedSum(total, torch.count_nonzero(counted).to(total.dtype))
         return WeightedSum(total, (weights[labels.where(counted, 0)] * counted).sum())
 
     def metrics(self, outputs: Tensor, batch: Batch) -> dict[str, WeightedSum]:
         labels = batch[-1]
-        right = outputs.detach().argmax(1) == labels
-        if self.ignore_index >= 0:
-            right &= labels != self.ignore_index
-        known, self._counted = self._counted, None
-        count = known[1] if known is not None and known[0] is labels else (labels != self.ignore_index).sum()
-        return {"accuracy": WeightedSum(right.sum().float(), count.float())}
+        counted = labels != self.ignore_index
+        right = (outputs.detach().argmax(1) == labels) & counted
+        return {"accuracy": WeightedSum(torch.count_nonzero(right).float(), torch.count_nonzero(counted).float())}
 
     def _weights(self, scores: Tensor) -> Tensor | None:
         if self.class_weights is None:

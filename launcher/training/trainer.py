@@ -224,12 +224,9 @@ class Trainer:
             parts = self._parts
             self._feed = TrainingFeed(parts.train, parts.order, self._plan, end=self.total_steps, processes=parts.reading)
         self._exchange.use(collective)
-        self._step.follow_state()
+        self._step.begin_generation(self._exchange)
         if not self._found.issuperset(self._parts.state.buffers):
             self._unfuse()
-        named = dict(self._parts.model.named_parameters())
-        trained = tuple([parameter.requires_grad for parameter in named.values()])
-        self._exchange.lay_out(trained, [named[name] for name in self._parts.state.repeated])
         self._feed.begin(self._plan.forwards(collective.world_size, collective.rank))
         if 0 < self._entered < collective.generation:
             self._saver.last_step = None  # whether all ranks' parts became a checkpoint is not known here
@@ -271,7 +268,8 @@ class Trainer:
         while True:
             try:
                 return self._step.run(self.step, self._feed.forwards, self._batches, exchange, flags)
-            except BuffersBegan:
+            except BuffersBegan as began:
+                self._step.track_also(began.names)
                 self._unfuse()
                 self._feed.begin(self._plan.forwards(collective.world_size, collective.rank))
 

@@ -162,7 +162,7 @@ class TrialStep:
         return Trial(
             self._judge(shards, together, first, observed, fuse, exact=exact),
             [name for name, value in first.buffers.items() if not torch.equal(value, self._buffers[name])],
-            [name for name in sorted(first.numbers) if _differ(first.numbers.get(name), self._numbers.get(name))],
+            [name for name in sorted(first.numbers) if _differ(first.numbers[name], self._numbers.get(name))],
             [parameter for parameter, parts in observed.gradients.items() if parts > 1],
             first.draws_elsewhere,
             changes_inputs,
@@ -252,8 +252,12 @@ class TrialStep:
     def _observing(self, observed: _Observed) -> Iterator[None]:
         """Fill `observed` with what is done meanwhile."""
         objects = _contents_of(self._model)
+
+        def got_a_part(parameter: nn.Parameter) -> None:
+            observed.gradients[parameter] = observed.gradients.get(parameter, 0) + 1
+
         hooks = [
-            parameter.register_post_accumulate_grad_hook(lambda at: observed.gradients.update({at: observed.gradients.get(at, 0) + 1}))  # type: ignore[no-untyped-call] # untyped in torch
+            parameter.register_post_accumulate_grad_hook(got_a_part)  # type: ignore[no-untyped-call] # untyped in torch
             for parameter in self._parameters
             if parameter.requires_grad
         ]

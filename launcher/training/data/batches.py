@@ -17,11 +17,6 @@ Part: TypeAlias = tuple[range, Batch]
 """Positions in a row of samples, and the batch of the samples at these."""
 
 
-def samples_in(batch: Batch) -> int:
-    """The number of samples of a batch that was checked."""
-    return len(tensors_of(batch)[0])
-
-
 def tensors_of(batch: Batch) -> list[Tensor]:
     """All tensors of a batch, in the order in which they stand in it."""
     leaves: list[Tensor] = pytree.tree_leaves(batch)

@@ -19,8 +19,6 @@ from launcher.training.shards.batch import BatchPlan
 from launcher.training.shards.global_generators import begin_on_cpu, put_back_on_cpu
 from launcher.training.shards.random_streams import AUGMENTATION, COLLATING, READING, mix
 
-__all__ = ["Batch", "Samples", "read_forward"]
-
 
 class Samples:
     """One split of the data on one device.

@@ -60,7 +60,7 @@ def _on(begins: list[int], count: int, device: torch.device) -> Tensor:
     return numbers.view(torch.int16)
 
 
-_operator = torch.library.custom_op("launcher::keep_mask", keep_mask, mutates_args=(), device_types=None)
+_operator = torch.library.custom_op("launcher::keep_mask", keep_mask, mutates_args=())
 
 
 @_operator.register_fake

@@ -83,7 +83,8 @@ class PerShardLayers:
                     expected="BatchNorm, with trainer.micro_batch_size as the samples that share statistics",
                 )
             if isinstance(layer, _BatchNorm) and type(layer) in BATCH_NORMS:
-                layer.forward = partial(self._batch_norm, layer, self.statistics.places.get(layer))  # type: ignore[method-assign] # of this instance alone
+                place = self.statistics.places.get(layer)
+                layer.forward = partial(self._batch_norm, layer, place)  # type: ignore[method-assign] # of this instance alone
             elif isinstance(layer, _DropoutNd) and type(layer) in DROPOUTS:
                 layer.forward = partial(self._dropout, layer, dropouts)
                 dropouts += 1

@@ -71,8 +71,8 @@ class TrainState:
         """Names of those that change while training."""
         self.attributes: list[AttributeName] = []
         """Those that change while training."""
-        self.repeated: list[str] = []
-        """Names of the parameters that get their gradient in several parts in one backward pass."""
+        self.repeated: list[nn.Parameter] = []
+        """Those that get their gradient in several parts in one backward pass."""
         self.prepared: dict[str, Tensor] = {}
         """Memory for what the optimizer will keep, by name, while it keeps nothing yet."""
 
@@ -80,15 +80,12 @@ class TrainState:
         """Every tensor of the state, by name; not copies."""
         return {MODEL + name: value for name, value in self._model_tensors().items()} | self._kept_by(self.optimizer)
 
-    def track(self, buffers: Sequence[str], attributes: Sequence[AttributeName], repeated: Sequence[nn.Parameter] | None = None) -> None:
-        """These change while training, so they belong to the state, whether a buffer is persistent or not.
+    def track(self, buffers: Sequence[str], attributes: Sequence[AttributeName], repeated: Sequence[nn.Parameter]) -> None:
+        """These buffers and numbers change while training, so they belong to the state, whether a buffer is persistent or not.
 
-        repeated: parameters that get their gradient in several parts; None: as before. What was found is state as well, because all ranks
-        exchange the same.
+        repeated: parameters that get their gradient in several parts. What was found is state as well, because all ranks exchange the same.
         """
-        self.buffers, self.attributes = [*buffers], [*attributes]
-        if repeated is not None:
-            self.repeated = [self._names[parameter] for parameter in repeated]
+        self.buffers, self.attributes, self.repeated = [*buffers], [*attributes], [*repeated]
 
     def prepare_to_receive(self) -> None:
         """Allocate, and touch, what the optimizer will keep: most optimizers do that in their first step only.
@@ -129,7 +126,7 @@ class TrainState:
             scheduler,
             [name for parameter, name in self._names.items() if parameter.requires_grad],
             [*self.buffers],
-            [*self.repeated],
+            [self._names[parameter] for parameter in self.repeated],
             {str(at): _without_absent(value_at(self.model.get_submodule(at.module), at.name)) for at in self.attributes},
         )
 
@@ -191,7 +188,8 @@ class TrainState:
         trained = set(document.trained)
         for parameter, name in self._names.items():
             parameter.requires_grad_(name in trained)
-        self.buffers, self.repeated = [*document.buffers], [*document.repeated]
+        self.buffers = [*document.buffers]
+        self.repeated = [parameter for parameter, name in self._names.items() if name in document.repeated]
         self.attributes = [AttributeName(*at.rpartition(".")[::2]) for at in document.attributes]
         for at, value in zip(self.attributes, document.attributes.values(), strict=True):
             put(self.model.get_submodule(at.module), at.name, ABSENT if value is None else value)

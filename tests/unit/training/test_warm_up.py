@@ -77,7 +77,7 @@ def test_what_a_model_keeps_and_does_is_found() -> None:
     assert made._parts.state.document(0).attributes == {"calls": 0}
     assert not made._parts.objective.changes_inputs
     assert trial_of("ChangesItsInput")._parts.objective.changes_inputs
-    assert sorted(trial_of("SharesRecomputed")._parts.state.repeated) == ["middle.bias", "middle.weight"]
+    assert sorted(trial_of("SharesRecomputed")._parts.state.document(0).repeated) == ["middle.bias", "middle.weight"]
     assert trial_of("SharesRecomputed", reentrant=False)._parts.state.repeated == []
     drawing = trial_of("DrawsElsewhere")
     assert "of Python or NumPy" in drawing.warm_up().reason

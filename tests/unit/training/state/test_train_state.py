@@ -168,7 +168,7 @@ def split(parameters: list[nn.Parameter]) -> Optimizer:
 def remembering(optimizer: Callable[[list[nn.Parameter]], Optimizer], choice: str = "split") -> TrainState:
     model = Remembers()
     state = TrainState(model, optimizer(list(model.parameters())), None, Component(target="made", params={"groups": choice}), None)
-    state.track(["level"], [AttributeName("", "calls")])
+    state.track(["level"], [AttributeName("", "calls")], [])
     return state
 
 
