@@ -55,6 +55,11 @@ PROCESS = (
 """Patterns: what the local Ray needs to start, to count GPUs, and to start its workers."""
 STORE = ("AWS_*", "GOOGLE_*", "AZURE_*")
 """Patterns: how object stores are found and opened."""
+SESSION = (
+    *("TERM", "COLORTERM", "TERM_*", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "CLICOLOR*", "EDITOR", "VISUAL", "PAGER", "DISPLAY"),
+    *("WAYLAND_DISPLAY", "SSH_*", "TMUX*", "PWD", "OLDPWD", "SHLVL", "CI"),
+)
+"""Patterns: of the terminal that a command is typed in. A job has none, so nobody is told that they do not go along."""
 _SHOWN = 60
 """Characters of a value that are shown to a person."""
 
@@ -140,7 +145,7 @@ def left_behind(read: Collection[str], config: JobConfig, command: Mapping[str, 
 
     `read`: names that the code asks for.
     """
-    there = (*LOGIN, *PROCESS, *STORE)
+    there = (*LOGIN, *PROCESS, *STORE, *SESSION)
     return [
         f"the code reads {name}, which is set here and does not go with the job: {_way_to_give(name)}"
         for name in sorted(read)

@@ -127,8 +127,8 @@ def test_only_kubernetes_has_secrets_of_kubernetes(backend: str) -> None:
 
 
 def test_what_the_code_reads_and_would_not_find_is_said() -> None:
-    read = {"DATA_ROOT", "HF_TOKEN", "HOME", "RANK", "NOT_SET", "NCCL_DEBUG", "SIZE", "AWS_SECRET_ACCESS_KEY"}
-    said = environment.left_behind(read, submitted(SIZE="3"), {**COMMAND, "RANK": "0"})
+    read = {"DATA_ROOT", "HF_TOKEN", "HOME", "RANK", "NOT_SET", "NCCL_DEBUG", "SIZE", "AWS_SECRET_ACCESS_KEY", "TERM"}
+    said = environment.left_behind(read, submitted(SIZE="3"), {**COMMAND, "RANK": "0", "TERM": "xterm"})
     assert [sentence.split(",")[0] for sentence in said] == ["the code reads DATA_ROOT", "the code reads HF_TOKEN"]
     assert "environment.DATA_ROOT=null" in said[0]
     assert "environment.HF_TOKEN.secret=HF_TOKEN" in said[1]
