@@ -15,10 +15,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.peers.quiet_observer import QuietObserver
 from benchmarks.port_store import PortStore
 
 
-class Points:
+class Points(QuietObserver):
     """An observer that only prints."""
 
     def __init__(self, rank: int, every: int) -> None:
@@ -27,20 +28,6 @@ class Points:
     def applied(self, record: Any) -> None:
         if self._rank == 0 and record.step % self._every == 0:
             print(json.dumps([time.time(), record.step]), flush=True)
-
-    def doing(self, what: str) -> None: ...
-
-    def flags(self) -> Any:
-        from launcher.training.step import StepFlags
-
-        return StepFlags()
-
-    def evaluated(self, step: int, metrics: dict[str, float]) -> None: ...
-
-    def saved(self, part: Any, seconds: float) -> None: ...
-
-    def save_failed(self, step: int, generation: int, error: Exception) -> None:
-        raise error
 
 
 def train(config: str, rank: int, world_size: int, port: int, threads: int, every: int) -> None:

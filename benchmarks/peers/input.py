@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.peers.quiet_observer import QuietObserver
+
 WARM_UP = 6
 """Steps that are not counted: processes start, and read ahead more than in a step later on."""
 CHANGES = {"2 -> 1 workers": ((2, 0), (1, 0)), "1 -> 2 workers": ((1, 0), (2, 1)), "rank 0 -> rank 1": ((2, 0), (2, 1))}
@@ -39,7 +41,7 @@ def summary(marks: list[tuple[float, float]], batch: int) -> dict[str, float]:
     return {"samples_per_s": (len(marks) - WARM_UP) * batch / (end - start), "waited": (waited_then - waited) / (end - start)}
 
 
-class Marks:
+class Marks(QuietObserver):
     """An observer that notes times."""
 
     def __init__(self) -> None:
@@ -53,18 +55,6 @@ class Marks:
     def doing(self, what: str) -> None:
         if what == "evaluating" or len(self.evaluating) % 2:
             self.evaluating.append(time.perf_counter())
-
-    def flags(self) -> Any:
-        from launcher.training.step import StepFlags
-
-        return StepFlags()
-
-    def evaluated(self, step: int, metrics: dict[str, float]) -> None: ...
-
-    def saved(self, part: Any, seconds: float) -> None: ...
-
-    def save_failed(self, step: int, generation: int, error: Exception) -> None:
-        raise error
 
 
 def ours(config: dict[str, Any]) -> dict[str, float]:
